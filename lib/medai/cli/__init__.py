@@ -1,0 +1,1 @@
+"""The command ``medai``, one module a command."""

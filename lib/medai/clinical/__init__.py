@@ -1,0 +1,1 @@
+"""Pure functions of clinical practice: measurements, and later risk and guidelines."""

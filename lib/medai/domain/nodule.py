@@ -1,0 +1,64 @@
+"""Candidates (unconfirmed findings) and nodules (outlined ones)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.errors import GeometryError
+from medai.geometry import IndexBox
+
+
+class NoduleKind(StrEnum):
+    """Attenuation type, in the Fleischner Society's terms."""
+
+    SOLID = "solid"
+    PART_SOLID = "part-solid"
+    NON_SOLID = "non-solid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A place that may be a nodule.
+
+    Attributes:
+        centre_ras_mm: RAS millimetres.
+        diameter_mm: estimated mean diameter.
+        probability: 0–1, that it is a nodule.
+    """
+
+    centre_ras_mm: tuple[float, float, float]
+    diameter_mm: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Nodule:
+    """An outlined nodule.
+
+    Attributes:
+        box: where ``mask`` lies in the scan's index space; inside the scan.
+        mask: bool, shape ``box.shape_ijk``.
+        centre_ras_mm: centroid of the mask.
+        diameter_mm: mean of the longest axis in the axial plane and the longest one at right angles to it.
+        volume_mm3: voxels times voxel volume.
+        kind: attenuation type.
+        probability: 0–1, that it is a nodule.
+        side: "left", "right" or "" where the lungs are not known.
+    """
+
+    box: IndexBox
+    mask: NDArray[np.bool_]
+    centre_ras_mm: tuple[float, float, float]
+    diameter_mm: float
+    volume_mm3: float
+    kind: NoduleKind
+    probability: float
+    side: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.box.shape_ijk:
+            raise GeometryError(f"A nodule's mask has shape {self.mask.shape} but its box {self.box.shape_ijk}.")

@@ -1,0 +1,1 @@
+"""How good a model is: overlap, detection, comparison. numpy and scipy only."""

@@ -1,0 +1,1 @@
+"""Predictors: click, lungs, candidates, whole scan."""

@@ -1,0 +1,1 @@
+"""From a scan to what a network sees: windows, resampled patches, lungs."""

@@ -1,0 +1,1 @@
+"""The study folder: images, labels with their info, reservations; safe between processes."""

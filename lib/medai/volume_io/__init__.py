@@ -1,0 +1,1 @@
+"""Reading and writing scans and label maps; decoded scans are cached here."""

@@ -1,0 +1,1 @@
+"""The product told as a story: each module reads like the description of one job."""

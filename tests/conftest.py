@@ -1,0 +1,24 @@
+"""What every test may use: where the real scans are, and a seeded generator."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real scans (MEDAI_REAL_DATA, default ../shared/data); skips where it is absent."""
+    folder = Path(os.environ.get("MEDAI_REAL_DATA", PROJECT_ROOT / ".." / "shared" / "data")).resolve()
+    if not (folder / "lidc_nodules" / "nodules.csv").is_file():
+        pytest.skip(f"no real scans at {folder}: set MEDAI_REAL_DATA to the folder that holds lidc_nodules/ and dicom/")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20240229)
