@@ -1,0 +1,146 @@
+"""Whether a challenger replaces the champion: the one gate between a training run and the annotators.
+
+A retrained model is published only where patients that no training run has seen say that it is better. The rule:
+
+1. Its mean Dice (over patients) beats the champion's by more than ``margin``.
+2. With ``few_patients`` patients or more, a paired bootstrap over patients finds it worse in at most
+   ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
+3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
+   rule takes its place: no single held-back case may lose more than ``few_case_loss``.
+4. With no held-back case nothing is published: an unverified model is not better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medai.errors import InputError
+from medai.evaluation.paired import PairedDifference, paired_difference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionRules:
+    """The thresholds of the gate.
+
+    Attributes:
+        margin: Dice by which the challenger's mean must be better; below it a run's own randomness decides.
+        few_patients: from this many held-back patients on, the bootstrap decides.
+        largest_probability_worse: 0–1, doubt that is still accepted.
+        few_case_loss: Dice that any single case may lose where there are fewer patients.
+    """
+
+    margin: float = 0.002
+    few_patients: int = 5
+    largest_probability_worse: float = 0.1
+    few_case_loss: float = 0.01
+
+    def __post_init__(self) -> None:
+        limits = {
+            "margin": self.margin,
+            "largest_probability_worse": self.largest_probability_worse,
+            "few_case_loss": self.few_case_loss,
+        }
+        for name, value in limits.items():
+            if not 0 <= value < 1:
+                raise InputError(f"The promotion rule '{name}' is {value}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The decision on a challenger, with the numbers it rests on.
+
+    Attributes:
+        publish: True where the challenger replaces the champion.
+        reason: one sentence with the numbers, for the annotator.
+        figures: the comparison, None where there was nothing to compare on.
+        rules: the thresholds that held.
+        champion_dice: case id to mean Dice of the champion on the held-back cases.
+        challenger_dice: the same of the challenger.
+    """
+
+    publish: bool
+    reason: str
+    figures: PairedDifference | None
+    rules: PromotionRules
+    champion_dice: Mapping[str, float]
+    challenger_dice: Mapping[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """A dict of plain values for ``verdict.json`` and reports."""
+        return {
+            "publish": self.publish,
+            "reason": self.reason,
+            "figures": asdict(self.figures) if self.figures else None,
+            "rules": asdict(self.rules),
+            "champion_dice": dict(self.champion_dice),
+            "challenger_dice": dict(self.challenger_dice),
+        }
+
+
+def judge(
+    champion_dice: Mapping[str, float],
+    challenger_dice: Mapping[str, float],
+    *,
+    patient_of_case: Mapping[str, str] | None = None,
+    rules: PromotionRules | None = None,
+    rng: np.random.Generator,
+) -> Verdict:
+    """Decide whether the challenger is published (the module says by which rule).
+
+    Args:
+        champion_dice: case id to Dice (0–1) of the champion on the held-back cases.
+        challenger_dice: the same cases, the challenger.
+        patient_of_case: case id to patient; None: each case is a patient of its own.
+        rules: thresholds; None: the defaults.
+        rng: draws the bootstrap samples.
+
+    Returns:
+        The verdict; its reason is a sentence with numbers.
+
+    Raises:
+        InputError: the two were scored on different cases, or a score is not finite.
+    """
+    rules = rules or PromotionRules()
+    figures: PairedDifference | None = None
+    if not champion_dice and not challenger_dice:
+        publish, reason = False, "Refused: no held-back case has a label, so nothing shows that it is better."
+    else:
+        figures = paired_difference(champion_dice, challenger_dice, patient_of_case=patient_of_case, rng=rng)
+        publish, reason = _decide(figures, rules)
+    return Verdict(
+        publish=publish,
+        reason=reason,
+        figures=figures,
+        rules=rules,
+        champion_dice=dict(champion_dice),
+        challenger_dice=dict(challenger_dice),
+    )
+
+
+def _decide(figures: PairedDifference, rules: PromotionRules) -> tuple[bool, str]:
+    """The rule itself, and the sentence that tells it."""
+    patients = f"{figures.patient_count} held-back patient" + ("" if figures.patient_count == 1 else "s")
+    change = f"mean Dice {figures.champion_mean:.3f} → {figures.challenger_mean:.3f} on {patients}"
+    if figures.difference < 0:
+        return False, f"Refused: worse, {change}."
+    if figures.difference <= rules.margin:
+        return False, f"Refused: no better by more than {rules.margin:g}, {change}."
+    if figures.patient_count < rules.few_patients:
+        if figures.worst_difference < -rules.few_case_loss:
+            return False, (
+                f"Refused: better on average ({change}) but case {figures.worst_case} loses "
+                f"{-figures.worst_difference:.3f}; with fewer than {rules.few_patients} patients none may lose more "
+                f"than {rules.few_case_loss:g}."
+            )
+        return True, f"Better: {change}; no case loses more than {rules.few_case_loss:g}."
+    if figures.probability_worse > rules.largest_probability_worse:
+        return False, (
+            f"Refused: the gain may be chance, {change}; a bootstrap over patients finds it worse in "
+            f"{100 * figures.probability_worse:.0f} % of the draws, {100 * rules.largest_probability_worse:.0f} % are "
+            "accepted."
+        )
+    return True, (f"Better: {change}; 90 % interval of the gain {figures.low:+.3f} to {figures.high:+.3f}.")
