@@ -1,4 +1,4 @@
-"""The things medai talks about: scans, nodules, label maps, predictions. Frozen dataclasses over numpy, nothing heavy."""
+"""The things medai talks about: scans, nodules, label maps, predictions. Frozen dataclasses over numpy."""
 
 from medai.domain.label_map import LabelMap, Segment
 from medai.domain.nodule import Candidate, Nodule, NoduleKind

@@ -1,0 +1,122 @@
+"""``medai infer``: one scan on the command line, by click or whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medai.cli.output import JsonOption, console, write_json
+from medai.errors import InputError
+
+if TYPE_CHECKING:
+    from medai.geometry import IndexBox
+
+app = typer.Typer(help="Find or outline nodules in one scan.", no_args_is_help=True)
+
+ImageOption = Annotated[
+    Path, typer.Option("--image", metavar="FILE", help="Scan: NIfTI, NRRD, MetaImage or a DICOM folder.")
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="Label map to write: .nrrd, .seg.nrrd or .nii.gz.")
+]
+ModelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--studies", metavar="STUDIES", help="Use the models this study has trained; default: the starter models."
+    ),
+]
+
+
+def _index(text: str, option: str) -> tuple[int, int, int]:
+    try:
+        i, j, k = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"{option} takes three whole voxel indices i,j,k such as 210,188,64, not '{text}'.") from error
+    return (i, j, k)
+
+
+def _region(text: str | None) -> IndexBox | None:
+    if text is None:
+        return None
+    from medai.geometry import IndexBox
+
+    try:
+        i0, i1, j0, j1, k0, k1 = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f"--roi takes imin,imax,jmin,jmax,kmin,kmax (whole voxel indices), not '{text}'.") from error
+    low = (min(i0, i1), min(j0, j1), min(k0, k1))
+    return IndexBox(start_ijk=low, stop_ijk=(max(i0, i1) + 1, max(j0, j1) + 1, max(k0, k1) + 1))
+
+
+@app.command("click")
+def click(
+    image: ImageOption,
+    out: OutOption,
+    point: Annotated[list[str], typer.Option("--point", metavar="I,J,K", help="Voxel inside the nodule, repeatable.")],
+    background: Annotated[
+        list[str] | None, typer.Option("--background", metavar="I,J,K", help="Voxel outside the nodule, repeatable.")
+    ] = None,
+    roi: Annotated[
+        str | None,
+        typer.Option("--roi", metavar="IMIN,IMAX,JMIN,JMAX,KMIN,KMAX", help="Keep the outline inside this box."),
+    ] = None,
+    studies: ModelsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Outline the nodule at a point."""
+    foreground_ijk = [_index(text, "--point") for text in point]
+    background_ijk = [_index(text, "--background") for text in background or []]
+    region = _region(roi)
+    from medai.workflows.infer_case import infer_click
+    from medai.workflows.models import open_registry
+
+    outcome = infer_click(
+        image,
+        foreground_ijk=foreground_ijk,
+        background_ijk=background_ijk,
+        roi=region,
+        registry=open_registry(studies),
+        out=out,
+    )
+    nodule = outcome.nodule
+    screen = console(json_file)
+    screen.print(f"{nodule.diameter_mm:.1f} mm, {nodule.volume_mm3:.0f} mm³, {nodule.kind} → {out}")
+    write_json(json_file, outcome.to_json())
+
+
+@app.command("scan")
+def scan(
+    image: ImageOption,
+    out: OutOption,
+    studies: ModelsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Find and outline every nodule of a scan."""
+    from rich.table import Table
+
+    from medai.workflows.infer_case import infer_scan
+    from medai.workflows.models import open_registry
+
+    screen = console(json_file)
+    with screen.status("Looking for nodules"):
+        outcome = infer_scan(image, registry=open_registry(studies), out=out)
+    table = Table(
+        "segment",
+        "diameter",
+        "volume",
+        "kind",
+        "probability",
+        title=f"{len(outcome.prediction.nodules)} nodules → {out}",
+    )
+    for name, nodule in zip(outcome.label_map.label_names, outcome.prediction.nodules, strict=False):
+        table.add_row(
+            name,
+            f"{nodule.diameter_mm:.1f} mm",
+            f"{nodule.volume_mm3:.0f} mm³",
+            str(nodule.kind),
+            f"{nodule.probability:.2f}",
+        )
+    screen.print(table)
+    write_json(json_file, outcome.to_json())

@@ -1,0 +1,83 @@
+"""The command ``medai``: puts the subcommands together and turns errors into one line and exit code 2.
+
+Start-up time is a promise (``medai --help`` in under half a second): modules here import typer and the standard library
+at the top, and everything heavier inside the function that needs it.
+"""
+
+import logging
+import sys
+
+import click
+import typer
+
+from medai.cli import bench, demo, import_scans, infer, phantom, serve, train
+from medai.errors import CancelledByUserError, MedaiError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="medai",
+    help="Lung-nodule annotation with MONAI Label and 3D Slicer.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("import")(import_scans.import_scans)
+app.add_typer(infer.app, name="infer")
+app.command("train")(train.train)
+app.command("demo")(demo.demo)
+app.add_typer(bench.app, name="bench")
+app.add_typer(phantom.app, name="phantom")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        import medai
+
+        typer.echo(f"medai {medai.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def configure(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say what happens inside, with times."),
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Set up logging before any command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s" if verbose else "%(levelname)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """Run the command line; the exit code is 2 for bad input, 130 when interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        typer.echo(error.format_message())
+        sys.exit(0)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "medai"
+        _fail(f"{error.format_message()} See: {command} --help")
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except (click.Abort, KeyboardInterrupt, CancelledByUserError):
+        typer.echo("medai: stopped.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except MedaiError as error:
+        _fail(str(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> None:
+    one_line = " ".join(message.split())
+    typer.echo(f"medai: {one_line}", err=True)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What every command shares: the ``--json FILE`` option, the console, the progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medai.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Also write the result as JSON to FILE; '-' prints it instead of text."
+    ),
+]
+
+
+def console(json_file: Path | None = None) -> Console:
+    """The console for people: standard output, or standard error where JSON goes to standard output."""
+    from rich.console import Console
+
+    return Console(stderr=json_file is not None and str(json_file) == "-", highlight=False)
+
+
+def write_json(json_file: Path | None, result: Mapping[str, Any]) -> None:
+    """Write a command's result where ``--json`` asked for it; numbers that are not finite become null."""
+    if json_file is None:
+        return
+    text = json.dumps(_finite(result), indent=2, default=str) + "\n"
+    if str(json_file) == "-":
+        typer.echo(text, nl=False)
+        return
+    temporary = json_file.with_name(json_file.name + ".part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(json_file)
+    except OSError as error:
+        raise StorageError(
+            f"Could not write {json_file}: {error.strerror}. Name a file in a folder you can write to."
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def progress_bar(on: Console) -> Iterator[Progress]:
+    """A progress bar with time spent and time left, removed when done."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=on, transient=True) as bar:
+        yield bar

@@ -1,0 +1,63 @@
+"""``medai serve``: the annotation server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_PORT = 8000
+
+
+def serve(
+    studies: Annotated[
+        Path, typer.Argument(help="Study folder: scans as .nii.gz, .nii, .nrrd (medai import makes one).")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback opens it to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = DEFAULT_PORT,
+    conf: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--conf", metavar="KEY=VALUE", help="Setting of the app, repeatable; an unknown key lists the valid ones."
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write address and process id to FILE once the server runs."),
+    ] = None,
+) -> None:
+    """Serve a study folder to 3D Slicer."""
+    from medai.cli.output import console, write_json
+    from medai.errors import InputError
+
+    settings: dict[str, str] = {}
+    for item in conf or []:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise InputError(f"--conf takes KEY=VALUE, not '{item}'.")
+        settings[key.strip()] = value.strip()
+    from medai.server.launch import LaunchOptions, run_server
+
+    screen = console()
+
+    def announce(url: str) -> None:
+        import os
+
+        screen.print(
+            f"\n[bold green]medai serves {studies} on {url}[/]\n\n"
+            "In 3D Slicer:\n"
+            "  1. View > Extensions Manager: install [bold]MONAILabel[/] (once), restart Slicer.\n"
+            "  2. Module [bold]Active Learning > MONAI Label[/]; MONAI Label server: "
+            f"[bold]{url}[/], press the refresh arrow.\n"
+            "  3. [bold]Next Sample[/] loads a scan. Auto Segmentation > nodule_segmentation > [bold]Run[/] proposes "
+            "nodules.\n"
+            "  4. SmartEdit > nodule_click: add a segment, place a foreground point on a nodule.\n"
+            "  5. Correct with the Segment Editor, [bold]Submit Label[/], later [bold]Train[/].\n\n"
+            "Ctrl+C stops the server; nothing submitted is lost.\n"
+        )
+        write_json(json_file, {"url": url, "process_id": os.getpid(), "studies": str(studies)})
+
+    run_server(LaunchOptions(studies=studies, host=host, port=port, conf=settings, on_ready=announce))
