@@ -19,6 +19,6 @@ def models_folder(studies: Path) -> Path:
 
 
 def user_state_folder() -> Path:
-    """State that belongs to no study (converted networks, for one): XDG_STATE_HOME or ~/.local/state, then ``medai``."""
+    """State of no study (converted networks, say): ``medai`` in XDG_STATE_HOME or ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "medai"
