@@ -69,7 +69,7 @@ class Verdict:
     champion_dice: Mapping[str, float]
     challenger_dice: Mapping[str, float]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """A dict of plain values for ``verdict.json`` and reports."""
         return {
             "publish": self.publish,

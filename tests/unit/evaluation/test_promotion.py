@@ -76,7 +76,7 @@ def test_scans_of_one_patient_do_not_make_many_patients(rng):
 
 def test_verdict_survives_json(rng):
     verdict = judge(scores([0.7, 0.6]), scores([0.8, 0.7]), rng=rng)
-    again = json.loads(json.dumps(verdict.as_json(), allow_nan=False))
+    again = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
     assert again["publish"] is True
     assert again["figures"]["difference"] == pytest.approx(0.1)
     assert again["challenger_dice"] == {"case_00": 0.8, "case_01": 0.7}

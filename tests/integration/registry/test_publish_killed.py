@@ -1,0 +1,140 @@
+"""A publishing process killed at every step, and at random moments: the last good champion answers afterwards."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medai.evaluation.promotion import judge
+from medai.registry import STARTER, ModelRegistry, version_files
+
+TASK = "nodule_click"
+GOOD = judge({"a": 0.7}, {"a": 0.8}, rng=np.random.default_rng(0))
+WEIGHTS_BYTES = 3_000_000
+RANDOM_KILLS = 30
+KILLED_BY_ITSELF = 77
+
+context = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def registry(tmp_path):
+    starter = tmp_path / "starters" / TASK
+    starter.mkdir(parents=True)
+    (starter / "weights.safetensors").write_bytes(b"starter")
+    digest = version_files.sha256_of(starter / "weights.safetensors")
+    (starter / "card.json").write_text(json.dumps({"weights_sha256": digest}))
+    return ModelRegistry(tmp_path / "models", starter_folder=starter.parent, keep=3)
+
+
+def as_another_process(registry):
+    return ModelRegistry(registry.folder, starter_folder=registry._starter_folder, keep=3)
+
+
+def publish_without_end(registry, weights_path):
+    while True:
+        with weights_path.open("r+b") as file:
+            file.write(os.urandom(16))
+        as_another_process(registry).publish(TASK, weights_path, {}, GOOD)
+
+
+def publish_and_die_at_step(registry, weights_path, step):
+    """Publish, but leave without any clean-up at the n-th operation that changes the disk for good."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            os._exit(KILLED_BY_ITSELF)
+
+    def dying(operation):
+        def run(*args, **kwargs):
+            count()
+            return operation(*args, **kwargs)
+
+        return run
+
+    os.fsync = dying(os.fsync)
+    Path.rename = dying(Path.rename)
+    Path.replace = dying(Path.replace)
+    Path.mkdir = dying(Path.mkdir)
+    registry.publish(TASK, weights_path, {}, GOOD)
+
+
+def check_served(registry, allowed_numbers):
+    champion = as_another_process(registry).champion(TASK)
+    assert version_files.version_number(champion.version_id) in allowed_numbers
+    assert version_files.sha256_of(champion.weights_path) == champion.card["weights_sha256"]
+    return champion
+
+
+def test_killed_at_every_step_of_a_publish(registry, tmp_path, caplog):
+    weights_path = tmp_path / "trained.safetensors"
+    weights_path.write_bytes(b"before")
+    registry.publish(TASK, weights_path, {}, GOOD)
+    exit_codes = []
+    for step in range(1, 40):
+        number = version_files.version_number(as_another_process(registry).champion(TASK).version_id)
+        weights_path.write_bytes(b"weights %d" % step)
+        child = context.Process(target=publish_and_die_at_step, args=(as_another_process(registry), weights_path, step))
+        child.start()
+        child.join(30)
+        exit_codes.append(child.exitcode)
+        on_disk = [version_files.version_number(v.version_id) for v in registry.versions(TASK)]
+        check_served(registry, {number, max(on_disk)})
+        if child.exitcode == 0:
+            break
+    assert exit_codes[:-1] == [KILLED_BY_ITSELF] * (len(exit_codes) - 1)
+    assert exit_codes[-1] == 0
+    assert len(exit_codes) > 8
+    assert "passed over" not in caplog.text
+    assert not list((registry.folder / TASK / "versions").glob(".incoming-*"))
+
+
+def test_killed_at_random_moments(registry, tmp_path, rng, caplog):
+    weights_path = tmp_path / "trained.safetensors"
+    weights_path.write_bytes(os.urandom(WEIGHTS_BYTES))
+    number, seen = 0, set()
+    for _ in range(RANDOM_KILLS):
+        child = context.Process(target=publish_without_end, args=(registry, weights_path))
+        child.start()
+        time.sleep(float(rng.uniform(0.0, 0.08)))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(30)
+        champion = check_served(registry, range(number, 100_000))
+        number = version_files.version_number(champion.version_id)
+        seen.add(champion.version_id)
+    assert len(seen - {STARTER}) > 3
+    assert "passed over" not in caplog.text
+    weights_path.write_bytes(b"after")
+    last = registry.publish(TASK, weights_path, {}, GOOD)
+    assert check_served(registry, [version_files.version_number(last.version_id)]) == last
+    assert len(registry.versions(TASK)) <= 1 + 3
+    left = [path.name for path in (registry.folder / TASK).rglob(".*") if path.name != ".lock"]
+    assert left == []
+
+
+def test_two_processes_that_publish_take_turns(registry, tmp_path):
+    def publish_some(name):
+        own = ModelRegistry(registry.folder, starter_folder=registry._starter_folder, keep=50)
+        for n in range(8):
+            path = tmp_path / f"{name}.safetensors"
+            path.write_bytes(f"{name} {n}".encode())
+            own.publish(TASK, path, {}, GOOD)
+
+    children = [context.Process(target=publish_some, args=(name,)) for name in ("left", "right")]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0]
+    versions = registry.versions(TASK)
+    assert [version_files.version_number(v.version_id) for v in versions] == list(range(17))
+    # Each one replaced the one before it: no publish was lost.
+    assert [v.card["predecessor"] for v in versions[1:]] == [v.version_id for v in versions[:-1]]
