@@ -1,0 +1,88 @@
+"""One way to read any scan or label map, whatever its format.
+
+``READERS`` is asked in order; the first that recognises the path reads it. A new format is a new line there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from medai.domain import LabelMap, Volume
+from medai.errors import InputError
+from medai.geometry import VolumeGeometry
+from medai.volume_io.meta_image import MetaImageReader
+from medai.volume_io.nifti import NiftiReader
+from medai.volume_io.nrrd_file import NrrdReader
+from medai.volume_io.options import ReadOptions
+
+__all__ = ["READERS", "ReadOptions", "VolumeReader", "read_geometry", "read_label_map", "read_volume"]
+
+
+class VolumeReader(Protocol):
+    """A file format."""
+
+    @property
+    def name(self) -> str:
+        """The format and its endings, for messages."""
+
+    def can_read(self, path: Path) -> bool:
+        """True where this reader is the one for the path; it must not read the voxels to find out."""
+
+    def read_geometry(self, path: Path) -> VolumeGeometry:
+        """Shape and affine, from the header alone."""
+
+    def read_volume(self, path: Path, options: ReadOptions) -> Volume:
+        """The scan in Hounsfield units."""
+
+    def read_label_map(self, path: Path) -> LabelMap:
+        """The label map."""
+
+
+READERS: tuple[VolumeReader, ...] = (NiftiReader(), NrrdReader(), MetaImageReader())
+
+
+def read_volume(path: Path, *, options: ReadOptions = ReadOptions()) -> Volume:  # noqa: B008 - frozen
+    """Read a scan.
+
+    Args:
+        path: an NRRD, NIfTI or MetaImage file, a DICOM file, or a folder that holds exactly one DICOM CT series.
+        options: what to do with irregular or tilted series.
+
+    Returns:
+        The scan; int16 where every voxel is a whole number of Hounsfield units, else float32. Indexed [i, j, k] with
+        i fastest in memory.
+
+    Raises:
+        InputError: no such file, unknown format, damaged, not finite, not three-dimensional, or several series.
+        UnsupportedScanError: a readable series that is not a CT on a regular right-angled grid.
+        GeometryError: the header describes no usable grid.
+    """
+    return _reader_for(path).read_volume(path, options)
+
+
+def read_geometry(path: Path) -> VolumeGeometry:
+    """Read shape and affine from the headers alone; see ``read_volume`` for paths and errors."""
+    return _reader_for(path).read_geometry(path)
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """Read a label map (uint8, or uint16 where a value is above 255).
+
+    Args:
+        path: an NRRD (a 3D Slicer segmentation keeps its names and colours), NIfTI or MetaImage file.
+
+    Raises:
+        InputError: no such file, unknown format, damaged, or values that are not whole numbers from 0 to 65535.
+    """
+    return _reader_for(path).read_label_map(path)
+
+
+def _reader_for(path: Path) -> VolumeReader:
+    if not path.exists():
+        raise InputError(f"There is no file or folder '{path}'. Check the path.")
+    for reader in READERS:
+        if reader.can_read(path):
+            return reader
+    formats = ", ".join(reader.name for reader in READERS)
+    raise InputError(f"'{path.name}' is not in a format medai reads. It reads {formats}.")

@@ -1,0 +1,243 @@
+"""From the bytes of a file to voxels, slab by slab: one pass, one copy of the image in memory.
+
+The common case, int16 without scaling, is inflated straight into the result. Everything else goes through a
+``VoxelBuilder``: slabs of a few megabytes are scaled, checked and stored in the smallest type that holds them, and the
+type grows only when a slab does not fit. A float file of whole Hounsfield units thus becomes int16 without a float copy
+of the scan ever existing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.errors import InputError
+from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, fortran_bytes, open_inflated
+
+HU_TYPES: tuple[type[np.generic], ...] = (np.int16, np.float32)
+"""What an image may become, smallest first: whole Hounsfield units are int16, anything else float32."""
+
+LABEL_TYPES: tuple[type[np.generic], ...] = (np.uint8, np.uint16)
+"""What a label map may become, smallest first."""
+
+_SLAB_BYTES = 8 << 20
+# Reading a compressed stream in pieces that stay in the cache is a fifth faster than in one go (measured, 157 MB).
+_INFLATE_BYTES = 256 << 10
+# Deflate cannot do better than 1032:1 (two bits for a run of 258 bytes), so a header that promises more lies.
+_LARGEST_INFLATION = 1040
+
+ReadInto = Callable[[memoryview], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelLayout:
+    """How voxels lie in a stream.
+
+    Attributes:
+        shape: number of samples along each axis, fastest first.
+        dtype: as stored, with its byte order.
+        slope: the value is ``stored * slope + intercept``.
+        intercept: see ``slope``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    @property
+    def byte_count(self) -> int:
+        """Size of all voxels in the stream."""
+        count = self.dtype.itemsize
+        for n in self.shape:
+            count *= n
+        return count
+
+    @property
+    def is_scaled(self) -> bool:
+        """True where stored values are not the values themselves."""
+        return self.slope != 1.0 or self.intercept != 0.0
+
+
+class VoxelBuilder:
+    """Collects slabs along the last axis into one Fortran-ordered array of the smallest type that holds them all."""
+
+    def __init__(self, shape: Sequence[int], types: tuple[type[np.generic], ...], file_name: str) -> None:
+        self._types = list(types)
+        self._limits = types
+        self._file_name = file_name
+        self._voxels: NDArray[Any] = np.empty(tuple(shape), dtype=self._types[0], order="F")
+        self._filled = 0
+
+    def add(self, slab: NDArray[Any]) -> None:
+        """Append values of shape (..., n); they may be of any real type.
+
+        Raises:
+            InputError: a value is not finite, or no allowed type holds it.
+        """
+        if slab.dtype.kind == "f":
+            check_finite(slab, self._file_name)
+        while not _fits(slab, np.dtype(self._types[0])):
+            self._types.pop(0)
+            if not self._types:
+                raise InputError(_unfitting(slab, self._limits, self._file_name))
+            grown = np.empty(self._voxels.shape, dtype=self._types[0], order="F")
+            grown[..., : self._filled] = self._voxels[..., : self._filled]
+            self._voxels = grown
+        stop = self._filled + slab.shape[-1]
+        self._voxels[..., self._filled : stop] = slab
+        self._filled = stop
+
+    def finish(self) -> NDArray[np.generic]:
+        """The finished array; every slab must have been added."""
+        if self._filled != self._voxels.shape[-1]:
+            raise InputError(f"{self._file_name} has {self._filled} of {self._voxels.shape[-1]} slices.")
+        return cast("NDArray[np.generic]", self._voxels)
+
+
+def build_voxels(values: NDArray[Any], types: tuple[type[np.generic], ...], file_name: str) -> NDArray[np.generic]:
+    """Turn an array that a library has read whole into the smallest of ``types``, slab by slab."""
+    builder = VoxelBuilder(values.shape, types, file_name)
+    step = _slab_length(values.shape, values.dtype.itemsize)
+    for start in range(0, values.shape[-1], step):
+        builder.add(values[..., start : start + step])
+    return builder.finish()
+
+
+def check_finite(values: NDArray[Any], file_name: str) -> None:
+    """Refuse NaN and infinity."""
+    if not np.isfinite(values).all():
+        count = int(values.size - np.count_nonzero(np.isfinite(values)))
+        raise InputError(
+            f"{file_name} holds {count} voxels that are not numbers (NaN or infinity). Export the scan again."
+        )
+
+
+def read_voxels(
+    path: Path,
+    layout: VoxelLayout,
+    types: tuple[type[np.generic], ...],
+    *,
+    gzipped: bool,
+    start: int = 0,
+    skip: int = 0,
+    file_name: str = "",
+) -> NDArray[np.generic]:
+    """Read the voxels of a file.
+
+    Args:
+        path: the file that holds the voxels.
+        layout: shape, type and scaling.
+        types: allowed result types, smallest first.
+        gzipped: True where the bytes from ``start`` on are a gzip stream.
+        start: byte of the file at which the stream begins (an NRRD header lies before its compressed voxels).
+        skip: bytes of the inflated stream before the first voxel (a NIfTI header is compressed with its voxels).
+        file_name: for messages; the name of ``path`` by default.
+
+    Returns:
+        Fortran-ordered array of ``layout.shape``.
+
+    Raises:
+        InputError: the file is truncated, damaged, or holds a value that no type fits.
+    """
+    file_name = file_name or path.name
+    size = path.stat().st_size - start
+    if layout.byte_count > size * (_LARGEST_INFLATION if gzipped else 1):
+        raise InputError(_truncated(file_name, layout.byte_count))
+    with path.open("rb", buffering=0) as raw:
+        try:
+            raw.seek(start)
+            if not gzipped:
+                raw.seek(skip, os.SEEK_CUR)
+                return _collect(raw.readinto, layout, types, file_name)
+            with open_inflated(raw) as stream:
+                _skip(stream, skip)
+                return _collect(cast("Any", stream).readinto, layout, types, file_name)
+        except DAMAGED_STREAM_ERRORS as error:
+            raise InputError(f"{file_name} is damaged or truncated ({error}). Copy or export it again.") from error
+
+
+def _skip(stream: Any, count: int) -> None:
+    while count > 0:
+        piece = stream.read(min(count, _INFLATE_BYTES))
+        if not piece:
+            raise EOFError("it ends inside the header")
+        count -= len(piece)
+
+
+def _collect(
+    read_into: ReadInto, layout: VoxelLayout, types: tuple[type[np.generic], ...], file_name: str
+) -> NDArray[np.generic]:
+    if not layout.is_scaled and layout.dtype.newbyteorder("=") in [np.dtype(t) for t in types if t is not np.float32]:
+        voxels = np.empty(layout.shape, dtype=layout.dtype, order="F")
+        _fill(read_into, voxels, layout, file_name)
+        if not layout.dtype.isnative:
+            voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
+        return voxels
+    builder = VoxelBuilder(layout.shape, types, file_name)
+    for slab in _slabs(read_into, layout, file_name):
+        builder.add(slab)
+    return builder.finish()
+
+
+def _slabs(read_into: ReadInto, layout: VoxelLayout, file_name: str) -> Iterator[NDArray[Any]]:
+    step = _slab_length(layout.shape, layout.dtype.itemsize)
+    for start in range(0, layout.shape[-1], step):
+        length = min(step, layout.shape[-1] - start)
+        stored = np.empty((*layout.shape[:-1], length), dtype=layout.dtype, order="F")
+        _fill(read_into, stored, layout, file_name)
+        if not layout.is_scaled:
+            yield stored
+        else:
+            yield stored * np.float64(layout.slope) + np.float64(layout.intercept)
+
+
+def _fill(read_into: ReadInto, voxels: NDArray[Any], layout: VoxelLayout, file_name: str) -> None:
+    view = fortran_bytes(voxels)
+    done = 0
+    while done < len(view):
+        count = read_into(view[done : done + _INFLATE_BYTES])
+        if not count:
+            raise InputError(_truncated(file_name, layout.byte_count))
+        done += count
+
+
+def _slab_length(shape: Sequence[int], itemsize: int) -> int:
+    plane = itemsize
+    for n in shape[:-1]:
+        plane *= n
+    return max(1, _SLAB_BYTES // max(1, plane))
+
+
+def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "f":
+        return True
+    if values.size == 0:
+        return True
+    limits = np.iinfo(dtype)
+    if values.min() < limits.min or values.max() > limits.max:
+        return False
+    return values.dtype.kind in "iub" or bool((np.rint(values) == values).all())
+
+
+def _unfitting(values: NDArray[Any], types: tuple[type[np.generic], ...], file_name: str) -> str:
+    limits = np.iinfo(cast("Any", types[-1]))
+    wrong = (values < 0) | (values > limits.max) | (np.rint(values) != values)
+    value = values[wrong].flat[0]
+    return (
+        f"{file_name} holds the voxel value {value:g}; a label map holds whole numbers from 0 to {limits.max}. "
+        "Is this the scan instead of its labels?"
+    )
+
+
+def _truncated(file_name: str, needed: int) -> str:
+    return (
+        f"{file_name} is truncated: its header promises {needed} bytes of voxels and the file holds fewer. "
+        "Copy or export it again."
+    )
