@@ -9,10 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from tests.support.scan_factory import GRID_NAMES, make_scan, named_geometry, rotation, write_file
+from tests.support.scan_factory import GRID_NAMES, make_scan, named_geometry, right_handed, rotation, write_file
 from tests.support.slicer_client import SlicerError, SlicerScene
 
-from medai.geometry import IndexBox
+from medai.geometry import IndexBox, VolumeGeometry
 from medai.geometry.frames import points_ras_to_lps
 
 pytestmark = pytest.mark.slicer
@@ -21,8 +21,12 @@ BOX_B = IndexBox(start_ijk=(40, 41, 42), stop_ijk=(44, 47, 50))
 
 
 @pytest.fixture(params=GRID_NAMES)
-def scan_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    geometry = named_geometry(request.param)
+def geometry(request: pytest.FixtureRequest) -> VolumeGeometry:
+    return named_geometry(request.param)
+
+
+@pytest.fixture
+def scan_path(geometry: VolumeGeometry, tmp_path: Path) -> Path:
     path = tmp_path / "scan.nii.gz"
     write_file(np.zeros(geometry.shape_ijk, dtype=np.int16), geometry, path)
     return path
@@ -43,42 +47,40 @@ def _reply(scene: SlicerScene, scan_path: Path, boxes: dict[int, IndexBox]) -> P
 
 
 def test_label_value_k_becomes_the_kth_name_and_an_absent_value_an_empty_segment(
-    slicer_scene: SlicerScene, scan_path: Path
+    slicer_scene: SlicerScene, geometry: VolumeGeometry, scan_path: Path
 ) -> None:
     reply = _reply(slicer_scene, scan_path, {1: BOX_A, 3: BOX_B})
     slicer_scene.import_mask(reply, ["first", "second", "third"])
     assert slicer_scene.segment_names() == ["first", "second", "third"]
-    shape = named_geometry("axial").shape_ijk
-    assert np.array_equal(slicer_scene.segment_voxels("first").mask(shape), _mask({1: BOX_A}) > 0)
-    assert np.array_equal(slicer_scene.segment_voxels("third").mask(shape), _mask({1: BOX_B}) > 0)
-    assert len(slicer_scene.segment_voxels("second").points_ijk) == 0
+    assert np.array_equal(slicer_scene.segment_mask("first", geometry), _mask({1: BOX_A}) > 0)
+    assert np.array_equal(slicer_scene.segment_mask("third", geometry), _mask({1: BOX_B}) > 0)
+    assert len(slicer_scene.segment_points_ras_mm("second")) == 0
 
 
 def test_a_value_beyond_the_names_is_lost(slicer_scene: SlicerScene, scan_path: Path) -> None:
     slicer_scene.import_mask(_reply(slicer_scene, scan_path, {1: BOX_A, 2: BOX_B}), ["only"])
     assert slicer_scene.segment_names() == ["only"]
-    assert len(slicer_scene.segment_voxels("only").points_ijk) == np.prod(BOX_A.shape_ijk)
+    assert len(slicer_scene.segment_points_ras_mm("only")) == np.prod(BOX_A.shape_ijk)
 
 
 def test_a_reply_replaces_the_segment_of_its_name_and_leaves_the_others(
-    slicer_scene: SlicerScene, scan_path: Path
+    slicer_scene: SlicerScene, geometry: VolumeGeometry, scan_path: Path
 ) -> None:
     first = _reply(slicer_scene, scan_path, {1: BOX_A})
     second = first.with_name("second.nrrd")
-    geometry = slicer_scene.load_volume(scan_path)
+    slicer_scene.load_volume(scan_path)
     write_file(_mask({1: BOX_B}), geometry, second)
     slicer_scene.add_empty_segments(["kept", "clicked"])
     slicer_scene.import_mask(first, ["kept"])
     slicer_scene.import_mask(first, ["clicked"])
-    shape = geometry.shape_ijk
-    assert np.array_equal(slicer_scene.segment_voxels("kept").mask(shape), _mask({1: BOX_A}) > 0)
+    assert np.array_equal(slicer_scene.segment_mask("kept", geometry), _mask({1: BOX_A}) > 0)
     slicer_scene.import_mask(second, ["clicked"])
-    assert np.array_equal(slicer_scene.segment_voxels("kept").mask(shape), _mask({1: BOX_A}) > 0)
-    assert np.array_equal(slicer_scene.segment_voxels("clicked").mask(shape), _mask({1: BOX_B}) > 0)
+    assert np.array_equal(slicer_scene.segment_mask("kept", geometry), _mask({1: BOX_A}) > 0)
+    assert np.array_equal(slicer_scene.segment_mask("clicked", geometry), _mask({1: BOX_B}) > 0)
 
 
 def test_submitted_values_run_over_the_saved_segments_while_idx_counts_all(
-    slicer_scene: SlicerScene, scan_path: Path, tmp_path: Path
+    slicer_scene: SlicerScene, scan_path: Path, geometry: VolumeGeometry, tmp_path: Path
 ) -> None:
     slicer_scene.load_volume(scan_path)
     slicer_scene.add_empty_segments(["background"])
@@ -91,11 +93,12 @@ def test_submitted_values_run_over_the_saved_segments_while_idx_counts_all(
     assert info == [{"name": "nodule", "idx": 4}, {"name": "empty", "idx": 5}, {"name": "other", "idx": 6}]
     submitted = nibabel.load(tmp_path / "submitted.nii.gz")
     assert np.array_equal(np.asarray(submitted.dataobj), _mask({1: BOX_A, 3: BOX_B}))
-    scan = nibabel.load(scan_path)
-    assert np.allclose(submitted.affine, scan.affine, atol=1e-4)
+    assert np.allclose(submitted.affine, geometry.affine_ijk_to_ras_mm, atol=1e-4)
 
 
-def test_painting_and_erasing_change_exactly_those_voxels(slicer_scene: SlicerScene, scan_path: Path) -> None:
+def test_painting_and_erasing_change_exactly_those_voxels(
+    slicer_scene: SlicerScene, geometry: VolumeGeometry, scan_path: Path
+) -> None:
     slicer_scene.import_mask(_reply(slicer_scene, scan_path, {1: BOX_A}), ["nodule"])
     grown = IndexBox(start_ijk=(14, 26, 32), stop_ijk=(18, 30, 35))
     hole = IndexBox(start_ijk=(11, 21, 30), stop_ijk=(13, 23, 32))
@@ -103,11 +106,13 @@ def test_painting_and_erasing_change_exactly_those_voxels(slicer_scene: SlicerSc
     slicer_scene.erase("nodule", hole)
     expected = _mask({1: BOX_A}) + _mask({1: grown}) > 0
     expected[hole.slices] = False
-    assert np.array_equal(slicer_scene.segment_voxels("nodule").mask(expected.shape), expected)
+    assert np.array_equal(slicer_scene.segment_mask("nodule", geometry), expected)
 
 
-def test_a_point_on_a_voxel_is_sent_as_that_voxel(slicer_scene: SlicerScene, scan_path: Path) -> None:
-    geometry = slicer_scene.load_volume(scan_path)
+def test_a_point_on_a_voxel_is_sent_as_that_voxel(
+    slicer_scene: SlicerScene, geometry: VolumeGeometry, scan_path: Path
+) -> None:
+    slicer_scene.load_volume(scan_path)
     voxels = np.array([[0, 0, 0], [95, 89, 59], [12, 57, 33]])
     jitter = np.array([[0.4, -0.4, 0.4], [-0.4, 0.4, 0.3], [0.1, 0.2, -0.45]])
     assert slicer_scene.points_to_ijk(geometry.ijk_to_ras(voxels + jitter)) == voxels.tolist()
@@ -155,6 +160,25 @@ def test_trouble_in_slicer_reaches_the_test(slicer_scene: SlicerScene, tmp_path:
     with pytest.raises(SlicerError, match="load_volume"):
         slicer_scene.load_volume(broken)
     assert slicer_scene.versions()["vtk"].startswith("9.")
+
+
+def test_a_left_handed_scan_is_loaded_with_its_slices_in_reverse(slicer_scene: SlicerScene, tmp_path: Path) -> None:
+    geometry = named_geometry("mirrored")
+    image_hu = np.arange(np.prod(geometry.shape_ijk), dtype=np.int32).reshape(geometry.shape_ijk) % 3000
+    path = tmp_path / "scan.nii.gz"
+    write_file(image_hu.astype(np.int16), geometry, path)
+    loaded = slicer_scene.load_volume(path)
+    assert np.array_equal(slicer_scene.volume_array(), image_hu[:, :, ::-1])
+    last_k = geometry.shape_ijk[2] - 1
+    # The same place in the patient is another voxel index: this is what a click on such a scan sends.
+    assert np.allclose(loaded.ijk_to_ras([12, 57, 20]), geometry.ijk_to_ras([12, 57, last_k - 20]), atol=1e-3)
+    assert slicer_scene.points_to_ijk([geometry.ijk_to_ras([12, 57, last_k - 20])]) == [[12, 57, 20]]
+    assert loaded.is_same_grid(right_handed(geometry))
+    slicer_scene.add_empty_segments(["nodule"])
+    slicer_scene.paint("nodule", BOX_A)
+    slicer_scene.export_label(tmp_path / "submitted.nii.gz")
+    submitted = nibabel.load(tmp_path / "submitted.nii.gz")
+    assert np.allclose(submitted.affine, loaded.affine_ijk_to_ras_mm, atol=1e-3)
 
 
 def test_the_synthetic_scan_has_its_nodules_where_it_says(slicer_scene: SlicerScene, tmp_path: Path) -> None:

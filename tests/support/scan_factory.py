@@ -21,6 +21,7 @@ SCAN_SHAPE_IJK = (96, 90, 60)
 SCAN_SPACING_MM = (2.0, 2.1, 3.0)
 BODY_CENTRE_RAS_MM = np.array([4.0, -21.0, -133.0])
 GRID_NAMES = ("axial", "oblique", "flipped")
+"""Grids that 3D Slicer keeps as they are; "mirrored" is the fourth, left-handed one."""
 
 AIR_HU, LUNG_HU, TISSUE_HU, NODULE_HU = -1000.0, -860.0, 40.0, 20.0
 NOISE_HU = 12.0
@@ -75,13 +76,28 @@ def centred_geometry(
 
 
 def named_geometry(name: str) -> VolumeGeometry:
-    """The grid of ``GRID_NAMES``: as CT comes (towards left, back, head), tilted about all axes, or mirrored."""
+    """A grid by name.
+
+    "axial" as CT comes (towards left, back, head), "oblique" tilted about all axes, "flipped" with two axes reversed,
+    "mirrored" left-handed, as dcm2niix writes its NIfTI files.
+    """
     directions = {
         "axial": np.diag([-1.0, -1.0, 1.0]),
         "oblique": rotation((14.0, -9.0, 21.0)) @ np.diag([-1.0, -1.0, 1.0]),
         "flipped": np.diag([1.0, -1.0, -1.0]),
+        "mirrored": np.diag([-1.0, 1.0, 1.0]),
     }
     return centred_geometry(directions[name])
+
+
+def right_handed(geometry: VolumeGeometry) -> VolumeGeometry:
+    """The grid as 3D Slicer 5.8 and later load it: k reversed where the axes are left-handed."""
+    if np.linalg.det(geometry.affine_ijk_to_ras_mm[:3, :3]) > 0:
+        return geometry
+    affine = geometry.affine_ijk_to_ras_mm.copy()
+    affine[:3, 3] = geometry.ijk_to_ras([0, 0, geometry.shape_ijk[2] - 1])
+    affine[:3, 2] *= -1
+    return VolumeGeometry(shape_ijk=geometry.shape_ijk, affine_ijk_to_ras_mm=affine)
 
 
 def random_geometry(rng: np.random.Generator) -> VolumeGeometry:

@@ -60,24 +60,6 @@ class SlicerRoi:
         return self.centre_ras_mm + (signs * self.size_mm) @ self.axes_ras.T
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentVoxels:
-    """Where the voxels of a segment are: in the patient, and on the loaded volume's grid."""
-
-    points_ras_mm: NDArray[np.float64]
-    points_ijk: NDArray[np.float64]
-
-    def mask(self, shape_ijk: tuple[int, int, int]) -> NDArray[np.bool_]:
-        """The segment on the volume's grid; every voxel must sit on a voxel centre of it."""
-        index = np.rint(self.points_ijk).astype(np.int64)
-        off = np.abs(self.points_ijk - index).max(initial=0.0)
-        if off > 1e-3:
-            raise SlicerError(f"The segment's voxels lie up to {off:.3f} voxels off the volume's grid.")
-        mask = np.zeros(shape_ijk, dtype=bool)
-        mask[tuple(index.T)] = True
-        return mask
-
-
 class SlicerScene:
     """A scene in another process. Closed with the context."""
 
@@ -189,13 +171,20 @@ class SlicerScene:
         """Names in the order of the segment list."""
         return [segment.name for segment in self.segments()]
 
-    def segment_voxels(self, name: str) -> SegmentVoxels:
-        """The voxels of a segment."""
-        files = self._ask("segment_voxels", name=name)
-        return SegmentVoxels(
-            points_ras_mm=np.load(files["points_ras_mm"]).reshape(-1, 3),
-            points_ijk=np.load(files["points_ijk"]).reshape(-1, 3),
-        )
+    def segment_points_ras_mm(self, name: str) -> NDArray[np.float64]:
+        """Centres of the voxels of a segment in RAS millimetres, shape (n, 3)."""
+        return np.asarray(np.load(self._ask("segment_points", name=name)), dtype=np.float64).reshape(-1, 3)
+
+    def segment_mask(self, name: str, geometry: VolumeGeometry) -> NDArray[np.bool_]:
+        """A segment on a grid, through RAS alone; every voxel of it must lie on a voxel of the grid."""
+        points_ijk = geometry.ras_to_ijk(self.segment_points_ras_mm(name))
+        index = np.rint(points_ijk).astype(np.int64)
+        off = np.abs(points_ijk - index).max(initial=0.0)
+        if off > 0.01 or not np.all((index >= 0) & (index < geometry.shape_ijk)):
+            raise SlicerError(f"Segment '{name}' lies up to {off:.3f} voxels beside the grid, or outside it.")
+        mask = np.zeros(geometry.shape_ijk, dtype=bool)
+        mask[tuple(index.T)] = True
+        return mask
 
     def paint(self, name: str, box: IndexBox) -> None:
         """Add a box of voxels to a segment."""

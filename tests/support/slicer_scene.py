@@ -208,8 +208,8 @@ class Scene:
             found.append({"id": segment_id, "name": segment.GetName(), "colour_rgb": list(segment.GetColor())})
         return found
 
-    def segment_voxels(self, name: str) -> Json:
-        """Where the voxels of a segment lie: RAS through the segment's own matrix, and the volume's voxel indices."""
+    def segment_points(self, name: str) -> str:
+        """Where the voxels of a segment lie: their centres in RAS, through the segment's own matrix."""
         image = slicer.vtkOrientedImageData()
         self._segmentation_node.GetBinaryLabelmapRepresentation(self._segment_id(name), image)
         points_ijk = np.zeros((0, 3), dtype=np.int64)
@@ -218,15 +218,7 @@ class Scene:
         image_to_ras = vtk.vtkMatrix4x4()
         image.GetImageToWorldMatrix(image_to_ras)
         affine = np.array(_matrix_rows(image_to_ras))
-        points_ras_mm = points_ijk @ affine[:3, :3].T + affine[:3, 3]
-        ras_to_ijk = vtk.vtkMatrix4x4()
-        self._volume.GetRASToIJKMatrix(ras_to_ijk)
-        inverse = np.array(_matrix_rows(ras_to_ijk))
-        fractional_ijk = points_ras_mm @ inverse[:3, :3].T + inverse[:3, 3]
-        return {
-            "points_ras_mm": self._array_file(points_ras_mm),
-            "points_ijk": self._array_file(fractional_ijk),
-        }
+        return self._array_file(points_ijk @ affine[:3, :3].T + affine[:3, 3])
 
     def edit_segment(self, name: str, box_ijk: list[int], how: str) -> None:
         """The Segment Editor's brush on a box of voxels, [imin, imax, jmin, jmax, kmin, kmax] inclusive.
@@ -346,7 +338,7 @@ class Scene:
 COMMANDS = frozenset(
     {
         "versions", "clear", "load_volume", "volume_array", "points_to_ijk", "roi_to_ijk", "add_empty_segments",
-        "add_scribbles", "import_mask", "load_segmentation", "segments", "segment_voxels", "edit_segment",
+        "add_scribbles", "import_mask", "load_segmentation", "segments", "segment_points", "edit_segment",
         "export_label", "save_volume", "load_markups", "add_empty_roi", "save_rois",
     }
 )  # fmt: skip
