@@ -1,0 +1,131 @@
+"""From outlines to nodules, and from nodules to the segments an annotator reads in 3D Slicer.
+
+Slicer's MONAI Label plugin shows names and nothing else, so size, kind and side travel in the segment's name. Names are
+plain ASCII: pynrrd refuses to write any other character into a header.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.clinical.measurements import attenuation_kind, axial_size, volume_mm3
+from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
+from medai.errors import InputError
+from medai.geometry import IndexBox
+
+_HUES: dict[NoduleKind, float] = {NoduleKind.SOLID: 0.03, NoduleKind.PART_SOLID: 0.15, NoduleKind.NON_SOLID: 0.52}
+"""Red, yellow and blue-green: apart for every common kind of colour blindness too."""
+
+
+def nodule_from_mask(
+    volume: Volume, box: IndexBox, mask: NDArray[np.bool_], *, probability: float, side: str = ""
+) -> Nodule:
+    """Measure an outline.
+
+    Args:
+        volume: the scan.
+        box: where the mask lies in the scan; inside the scan.
+        mask: bool, shape ``box.shape_ijk``, at least one voxel.
+        probability: 0–1, that it is a nodule.
+        side: "left", "right" or "".
+
+    Returns:
+        The nodule, its box shrunk to the mask.
+
+    Raises:
+        InputError: the mask is empty.
+    """
+    tight = IndexBox.of_mask(mask)
+    if tight is None:
+        raise InputError(
+            f"The outline in the box {box.start_ijk} to {box.stop_ijk} is empty: there is nothing to measure."
+        )
+    inside = np.ascontiguousarray(mask[tight.slices])
+    where = tight.shift(box.start_ijk)
+    geometry = volume.geometry
+    centre = geometry.ijk_to_ras(np.argwhere(inside).mean(axis=0) + where.start_ijk)
+    return Nodule(
+        box=where,
+        mask=inside,
+        centre_ras_mm=(float(centre[0]), float(centre[1]), float(centre[2])),
+        diameter_mm=axial_size(inside, geometry).mean_diameter_mm,
+        volume_mm3=volume_mm3(inside, geometry),
+        kind=attenuation_kind(volume.image_hu[where.slices], inside, geometry),
+        probability=probability,
+        side=side,
+    )
+
+
+def segment_name(nodule: Nodule, index: int) -> str:
+    """The name of a nodule's segment, such as ``Nodule 1 - 8.2 mm solid - right``.
+
+    Args:
+        nodule: the nodule.
+        index: its place in the prediction, from 1; makes the name unique.
+    """
+    name = f"Nodule {index} - {nodule.diameter_mm:.1f} mm {nodule.kind}"
+    return f"{name} - {nodule.side}" if nodule.side else name
+
+
+def kind_colour(kind: NoduleKind, index: int) -> tuple[float, float, float]:
+    """A colour whose hue is the nodule's kind and whose shade tells neighbours in the list apart."""
+    shade = index % 4
+    return colorsys.hsv_to_rgb(_HUES[kind], 0.85 - 0.15 * shade, 1.0 - 0.12 * shade)
+
+
+def prediction_to_label_map(prediction: Prediction) -> LabelMap:
+    """Make one segment a nodule, values 1, 2, 3 … in the prediction's order.
+
+    Where outlines overlap the smaller nodule keeps the voxel, so that none is hidden inside another.
+
+    Args:
+        prediction: nodules with boxes inside the scan.
+
+    Returns:
+        uint8 labels (uint16 beyond 255 nodules) on the scan's grid with a name and colour for each value.
+    """
+    nodules = prediction.nodules
+    dtype = np.uint8 if len(nodules) < 256 else np.uint16
+    labels = np.zeros(prediction.geometry.shape_ijk, dtype=dtype, order="F")
+    for value in _largest_first(nodules):
+        nodule = nodules[value - 1]
+        labels[nodule.box.slices][nodule.mask] = value
+    segments = tuple(
+        Segment(value=n, name=segment_name(nodule, n), colour_rgb=kind_colour(nodule.kind, n - 1))
+        for n, nodule in enumerate(nodules, start=1)
+    )
+    return LabelMap(geometry=prediction.geometry, labels=labels, segments=segments)
+
+
+def _largest_first(nodules: Sequence[Nodule]) -> list[int]:
+    """Values from 1 in falling order of volume; equal volumes in rising order of value."""
+    return sorted(range(1, len(nodules) + 1), key=lambda value: (-nodules[value - 1].volume_mm3, value))
+
+
+def same_nodule(first: Nodule, second: Nodule) -> bool:
+    """True where two outlines share at least a third of the smaller one: two findings of one nodule."""
+    shared = first.box.intersect(second.box)
+    if shared.is_empty:
+        return False
+    overlap = np.count_nonzero(
+        first.mask[shared.shift([-n for n in first.box.start_ijk]).slices]
+        & second.mask[shared.shift([-n for n in second.box.start_ijk]).slices]
+    )
+    return bool(overlap * 3 >= min(np.count_nonzero(first.mask), np.count_nonzero(second.mask)))
+
+
+def merge_duplicates(nodules: Sequence[Nodule]) -> list[Nodule]:
+    """Keep one outline a nodule: of two of the same the more probable one, the larger where both are as likely.
+
+    Returns:
+        The remaining nodules, largest probability first.
+    """
+    kept: list[Nodule] = []
+    for nodule in sorted(nodules, key=lambda n: (-n.probability, -n.volume_mm3, n.box.start_ijk)):
+        if not any(same_nodule(nodule, other) for other in kept):
+            kept.append(nodule)
+    return kept
