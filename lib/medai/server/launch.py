@@ -1,0 +1,183 @@
+"""Starts the server: checks what can be checked before the slow imports, then hands over to uvicorn."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import logging.handlers
+import os
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import medai
+from medai.errors import InputError, NotFoundError, StorageError
+from medai.server import compat
+from medai.server.settings import ServerSettings
+from medai.store.layout import state_folder
+
+if TYPE_CHECKING:
+    pass
+
+logger = logging.getLogger(__name__)
+
+LOG_BYTES = 10 << 20
+LOG_FILES = 5
+GRACEFUL_SHUTDOWN_S = 10
+KEEP_ALIVE_S = 30
+_BACKLOG = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchOptions:
+    """How to serve a study.
+
+    Attributes:
+        studies: the study folder; it must exist and be writable.
+        host: address to listen on. Anything but loopback opens the server, which asks for no password by default, to
+            the network, so it is never chosen for the user.
+        port: port, or 0 for any that is free.
+        conf: settings of the app (``ServerSettings``), as strings.
+        on_ready: called with the server's address once it answers.
+    """
+
+    studies: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    conf: Mapping[str, str] = field(default_factory=dict)
+    on_ready: Callable[[str], None] | None = None
+
+
+def run_server(options: LaunchOptions) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        InputError: the port is taken, the host is unknown, or a setting is wrong.
+        NotFoundError: the study folder does not exist.
+        StorageError: the study folder cannot be written.
+    """
+    ServerSettings.from_conf(options.conf)
+    studies = _usable_folder(options.studies)
+    with _listen(options.host, options.port) as listener:
+        port = int(listener.getsockname()[1])
+        if not _is_loopback(options.host):
+            logger.warning(
+                "Listening on %s: everyone on that network can read the scans and change the labels", options.host
+            )
+        _start_log(state_folder(studies))
+        app_dir = app_folder(studies)
+        compat.export_platform(app_dir=app_dir, studies=studies, conf=options.conf, port=port)
+        compat.configure_platform(
+            app_dir=app_dir,
+            studies=studies,
+            conf=options.conf,
+            port=port,
+            session_path=state_folder(studies) / "sessions",
+        )
+        _serve(listener, url=f"http://{_url_host(options.host)}:{port}", on_ready=options.on_ready)
+
+
+def app_folder(studies: Path) -> Path:
+    """The folder with ``main.py`` that MONAI Label loads.
+
+    In a checkout that is ``apps/medai``. An installed package may lie where nobody can write, and MONAI Label's own
+    start command makes folders beside ``main.py``, so there the study gets a copy.
+    """
+    package = Path(medai.__file__).parent
+    checkout = package.parents[1] / "apps" / "medai"
+    if (checkout / "main.py").is_file():
+        return checkout
+    target = state_folder(studies) / "app"
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(package / "app" / "main.py", target / "main.py")
+    return target
+
+
+def _usable_folder(studies: Path) -> Path:
+    folder = studies.expanduser()
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no study folder {folder}. Make one with: medai import SCANS --into {folder}")
+    folder = folder.resolve()
+    state = state_folder(folder)
+    try:
+        state.mkdir(exist_ok=True)
+        probe = state / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"The study folder {folder} cannot be written ({error.strerror}): labels would be lost. Change its "
+            "permissions, or serve a copy of it."
+        ) from error
+    return folder
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InputError(f"The host '{host}' is unknown ({error.strerror}); 127.0.0.1 serves this machine.") from error
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"Port {port} on {host} is taken, perhaps by another medai serve. Stop it, or choose another --port."
+            ) from error
+        raise InputError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+    return listener
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not listened on
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
+
+
+def _start_log(folder: Path) -> None:
+    """Keep the server's log beside the study: ids and versions, never a patient's name."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        folder / "logs" / "server.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"))
+    for name in ("medai", "uvicorn.error"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _serve(listener: socket.socket, *, url: str, on_ready: Callable[[str], None] | None) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started and on_ready:
+                on_ready(url)
+
+    config = uvicorn.Config(
+        "medai.server.asgi:app",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    # uvicorn raises the interrupt again after it has shut down in order: for a server that is the usual end.
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config).run(sockets=[listener])

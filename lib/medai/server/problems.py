@@ -1,0 +1,89 @@
+"""Errors as the client sees them: a status, and one sentence in ``detail`` that says what is valid.
+
+Anything that was not raised on purpose is a fault of ours: the client gets a number to quote, the log gets the
+traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+
+from medai.errors import (
+    CancelledByUserError,
+    ConflictError,
+    InputError,
+    MedaiError,
+    ModelError,
+    NotFoundError,
+    StorageError,
+)
+
+logger = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[MedaiError], HTTPStatus], ...] = (
+    (NotFoundError, HTTPStatus.NOT_FOUND),
+    (InputError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (ConflictError, HTTPStatus.CONFLICT),
+    (CancelledByUserError, HTTPStatus.CONFLICT),
+    (ModelError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
+)
+
+
+def status_of(error: MedaiError) -> HTTPStatus:
+    """The HTTP status of an error raised on purpose."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app's routes as JSON."""
+    app.add_exception_handler(MedaiError, _on_medai_error)
+    app.add_exception_handler(MONAILabelException, _on_platform_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(Exception, _on_fault)
+
+
+async def _on_medai_error(_: Request, error: Exception) -> JSONResponse:
+    status = status_of(error) if isinstance(error, MedaiError) else HTTPStatus.INTERNAL_SERVER_ERROR
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s", error, exc_info=error)
+    return _problem(status, str(error))
+
+
+async def _on_platform_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, ImageNotFoundException | LabelNotFoundException):
+        return _problem(HTTPStatus.NOT_FOUND, str(error.msg))
+    if isinstance(error, MONAILabelException) and error.error is MONAILabelError.INVALID_INPUT:
+        return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error.msg))
+    return await _on_fault(request, error)
+
+
+async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    sentences = [f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in problems]
+    return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(sentences) or "The request cannot be read.")
+
+
+async def _on_fault(request: Request, error: Exception) -> JSONResponse:
+    number = uuid.uuid4().hex[:8]
+    logger.error("Fault %s in %s %s", number, request.method, request.url.path, exc_info=error)
+    return _problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        f"The server failed on this request (fault {number}); its log says why. Nothing was changed by halves.",
+    )
+
+
+def _problem(status: HTTPStatus, detail: str) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status)

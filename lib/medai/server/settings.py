@@ -1,0 +1,72 @@
+"""Every setting of the app, from ``--conf key value`` strings to one checked object.
+
+The strings are read once, when the app is built; nothing behind this module sees a ``conf`` dict. The object travels to
+training processes as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medai.errors import InputError
+
+PLATFORM_KEYS = frozenset({"server_mode"})
+"""Keys that MONAI Label itself puts into ``conf``."""
+
+
+class ServerSettings(BaseModel):
+    """What ``--conf`` takes; the descriptions are what an unknown key is answered with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], Field(description="where networks run: auto takes CUDA where there is one")
+    ] = "auto"
+    click_workers: Annotated[int, Field(ge=1, le=16, description="clicks answered at the same time")] = 2
+    scan_workers: Annotated[int, Field(ge=1, le=8, description="whole scans worked on at the same time")] = 1
+    cache_memory_mb: Annotated[
+        int, Field(ge=64, le=1_000_000, description="decoded scans kept in memory, MB; the scan in use always is")
+    ] = 512
+    cache_disk_mb: Annotated[int, Field(ge=0, le=10_000_000, description="decoded scans kept on disk, MB")] = 8192
+    prefetch: Annotated[bool, Field(description="decode the next case while the annotator works")] = True
+    reservation_minutes: Annotated[
+        float, Field(gt=0, le=7 * 24 * 60, description="how long a case handed out is kept from other annotators")
+    ] = 60.0
+    train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
+    seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
+    max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest request body, MB")] = 2048
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, str] | None) -> ServerSettings:
+        """Check ``--conf`` values.
+
+        Args:
+            conf: key to value, both as typed.
+
+        Raises:
+            InputError: unknown keys or values out of range; the message lists every problem and what is valid.
+        """
+        given = {key: value for key, value in (conf or {}).items() if key not in PLATFORM_KEYS}
+        unknown = sorted(set(given) - set(cls.model_fields))
+        if unknown:
+            raise InputError(
+                f"--conf has no {', '.join(repr(key) for key in unknown)}. It takes:\n{cls.describe_keys()}"
+            )
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc'])} = {problem['input']!r}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise InputError(f"--conf cannot be used: {problems}.") from error
+
+    @classmethod
+    def describe_keys(cls) -> str:
+        """One line a key: name, default, meaning."""
+        return "\n".join(
+            f"  {name} (default {field.default}): {field.description}" for name, field in cls.model_fields.items()
+        )
