@@ -1,0 +1,76 @@
+"""Which names may become files: case ids, label tags, and the extension that ends a file's name.
+
+Ids and tags arrive in URLs and end as parts of paths. MONAI Label 0.8.5 joins them as they come (``tag=../../evil``
+writes outside the study) and cuts ids at the first dot (any DICOM UID becomes "1").
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from medai.errors import InputError
+
+IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+"""Scans in one file each: what a client can download whole. ``medai import`` turns everything else into one of them."""
+
+LABEL_EXTENSIONS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", ".json")
+"""What a label may be stored as; the longest ending that fits counts."""
+
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_LONGEST_ID_BYTES = 200  # a file name may have 255 bytes; extension and temporary prefix need some
+
+
+def check_case_id(case_id: str) -> str:
+    """Return the id where it can be a file's name in the study.
+
+    Raises:
+        InputError: empty, too long, hidden, with a path separator or a control character, or not valid Unicode.
+    """
+    shown = ascii(case_id)[:120]
+    advice = "Use letters, digits, spaces, dots, - and _."
+    if not case_id or case_id.isspace():
+        raise InputError(f"A case needs a name, this one is {shown}. {advice}")
+    if case_id.startswith("."):
+        raise InputError(f"A case id cannot start with a dot, this one is {shown}. {advice}")
+    if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in case_id):
+        raise InputError(
+            f"A case id cannot hold a path separator or a control character, this one is {shown}. {advice}"
+        )
+    if len(case_id.encode()) > _LONGEST_ID_BYTES:
+        raise InputError(
+            f"A case id has at most {_LONGEST_ID_BYTES} bytes, this one has {len(case_id.encode())}: {shown}."
+        )
+    return case_id
+
+
+def check_tag(tag: str) -> str:
+    """Return the tag where it can be a folder below ``labels/``.
+
+    Raises:
+        InputError: it is anything but 1–64 letters, digits, ``_`` and ``-``.
+    """
+    if not _TAG.match(tag):
+        raise InputError(
+            f"A label tag is 1 to 64 letters, digits, _ or -, for example 'final'; this one is {ascii(tag)[:120]}."
+        )
+    return tag
+
+
+def split_extension(file_name: str, extensions: Sequence[str]) -> tuple[str, str] | None:
+    """Split a file's name into case id and extension.
+
+    Only a known extension is cut off, so that ids with dots, such as DICOM UIDs, stay whole.
+
+    Args:
+        file_name: a name without folders.
+        extensions: each with its leading dot.
+
+    Returns:
+        Id and extension (as written in the name), or None where no extension fits.
+    """
+    for extension in sorted(extensions, key=len, reverse=True):
+        if file_name.lower().endswith(extension.lower()) and len(file_name) > len(extension):
+            return file_name[: -len(extension)], file_name[-len(extension) :]
+    return None

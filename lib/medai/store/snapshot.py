@@ -1,0 +1,155 @@
+"""What a study holds at one moment: its index laid over the files that are really there.
+
+A scan dropped into the folder is a case at once; a file that has gone hides its entry without deleting it (a network
+share may only be away), which is where stock MONAI Label forgets the label's info for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medai.errors import InputError
+from medai.store.names import LABEL_EXTENSIONS, check_case_id, split_extension
+from medai.store.study_index import RawIndex
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyLabel:
+    """One label of a case: the extension of its file and what is known about it."""
+
+    extension: str
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyCase:
+    """One scan of the study with its labels by tag."""
+
+    case_id: str
+    extension: str
+    info: Mapping[str, Any]
+    labels: Mapping[str, StudyLabel]
+
+    @property
+    def file_name(self) -> str:
+        """The scan's file name."""
+        return self.case_id + self.extension
+
+
+def build_snapshot(
+    raw: RawIndex,
+    *,
+    image_names: Iterable[str],
+    label_names: Mapping[str, frozenset[str]],
+    extensions: Sequence[str],
+) -> dict[str, StudyCase]:
+    """Lay the index over the files.
+
+    Args:
+        raw: the index.
+        image_names: file names in the images folder.
+        label_names: file names in the folder of each tag.
+        extensions: what makes a file a scan.
+
+    Returns:
+        The cases by id, sorted by id.
+    """
+    present = frozenset(image_names)
+    found = _found_images(present, extensions)
+    image_extensions = {
+        case_id: entry["image"].get("ext", "")
+        for case_id, entry in raw["objects"].items()
+        if case_id + entry["image"].get("ext", "") in present and _is_valid(case_id)
+    }
+    image_extensions = found | image_extensions
+    found_labels = _found_labels(label_names, image_extensions)
+    cases = {}
+    for case_id in sorted(image_extensions):
+        entry = raw["objects"].get(case_id, {"image": {}})
+        cases[case_id] = StudyCase(
+            case_id=case_id,
+            extension=image_extensions[case_id],
+            info=_info(entry["image"], case_id + image_extensions[case_id]),
+            labels=found_labels.get(case_id, {}) | _indexed_labels(case_id, entry, label_names),
+        )
+    return cases
+
+
+def with_found_files(raw: RawIndex, cases: Mapping[str, StudyCase]) -> RawIndex:
+    """A copy of the index that also records what was only found on disk."""
+    objects = dict(raw["objects"])
+    for case_id, case in cases.items():
+        entry = objects.get(case_id)
+        if entry is None:
+            entry = {"image": {"ext": case.extension, "info": dict(case.info)}, "labels": {}}
+        elif entry["image"].get("ext", "") != case.extension:
+            entry = {**entry, "image": {**entry["image"], "ext": case.extension, "info": dict(case.info)}}
+        known = entry.get("labels", {})
+        changed = {
+            tag: {**known.get(tag, {}), "ext": label.extension, "info": dict(label.info)}
+            for tag, label in case.labels.items()
+            if tag not in known or known[tag].get("ext", "") != label.extension
+        }
+        if changed:
+            entry = {**entry, "labels": {**known, **changed}}
+        objects[case_id] = entry
+    return {**raw, "objects": objects}
+
+
+def _found_images(names: frozenset[str], extensions: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in sorted(names):
+        split = split_extension(name, extensions)
+        # A segmentation that lies beside the scans is no scan.
+        if split is None or name.lower().endswith(".seg.nrrd"):
+            continue
+        case_id, extension = split
+        if case_id in found:
+            _logger.warning("two files are scan %s: using %s, not %s", case_id, case_id + found[case_id], name)
+        elif _is_valid(case_id):
+            found[case_id] = extension
+    return found
+
+
+def _found_labels(
+    label_names: Mapping[str, frozenset[str]], case_ids: Mapping[str, str]
+) -> dict[str, dict[str, StudyLabel]]:
+    found: dict[str, dict[str, StudyLabel]] = {}
+    for tag, names in label_names.items():
+        for name in sorted(names):
+            for extension in LABEL_EXTENSIONS:
+                case_id = name[: -len(extension)]
+                if name.endswith(extension) and case_id in case_ids:
+                    label = StudyLabel(extension=extension, info=_info({}, name))
+                    found.setdefault(case_id, {}).setdefault(tag, label)
+                    break
+    return found
+
+
+def _indexed_labels(
+    case_id: str, entry: Mapping[str, Any], label_names: Mapping[str, frozenset[str]]
+) -> dict[str, StudyLabel]:
+    return {
+        tag: StudyLabel(extension=label.get("ext", ""), info=_info(label, case_id + label.get("ext", "")))
+        for tag, label in entry.get("labels", {}).items()
+        if case_id + label.get("ext", "") in label_names.get(tag, ())
+    }
+
+
+def _info(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"ts": int(time.time()), **(record.get("info") or {}), "name": name}
+
+
+def _is_valid(case_id: str) -> bool:
+    try:
+        check_case_id(case_id)
+    except InputError as error:
+        _logger.warning("a scan in the study folder cannot be served: %s", error)
+        return False
+    return True

@@ -1,0 +1,398 @@
+"""The study folder: scans, labels and what is known about them, in MONAI Label's own local layout.
+
+An existing MONAI Label study works as it is, and stock MONAI Label opens it afterwards with everything intact. What
+differs is how it is written: stock keeps the index in memory and writes all of it, so that two processes undo each
+other's labels. Here every write takes the study's lock, reads the index again, changes one entry and replaces the file.
+
+Reading takes no lock between processes (files are replaced whole) and costs a few ``stat`` calls while nothing changes.
+Threads: every method may be called from any thread. Lock order: ``.lock`` (write) before the lock of the snapshot.
+
+Layout (``images_dir`` and ``labels_dir`` as the index says)::
+
+    <study>/datastore_v2.json         index
+    <study>/<case id>.nii.gz          scans
+    <study>/labels/<tag>/<case id>.*  labels, one folder a tag
+    <study>/.medai/                   our own state, unknown to stock MONAI Label
+"""
+
+from __future__ import annotations
+
+import difflib
+import filecmp
+import logging
+import operator
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medai.errors import ConflictError, InputError, NotFoundError, StorageError
+from medai.store.atomic import copy_into, plain_json, publish, staged_file, sweep
+from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
+from medai.store.layout import state_folder
+from medai.store.listing import FolderListing
+from medai.store.locks import ExclusiveLock
+from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.store.pending import PendingLabel
+from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, with_found_files
+from medai.store.study_index import DamagedIndexError, RawIndex, StudyIndex
+
+FINAL = "final"
+"""The tag of what an annotator submitted; a case that has it is done."""
+
+ORIGINAL = "original"
+"""The tag of what a model proposed."""
+
+_logger = logging.getLogger(__name__)
+
+
+class StudyStore:
+    """One study folder."""
+
+    def __init__(self, folder: Path, *, extensions: Sequence[str] = IMAGE_EXTENSIONS, read_only: bool = False) -> None:
+        """Open a study.
+
+        Args:
+            folder: an existing folder; it may be empty.
+            extensions: what makes a file a scan, such as ``.nii.gz``; MONAI Label's patterns (``*.nii.gz``) do too.
+            read_only: refuse every write.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            StorageError: its index is damaged and no backup of it is usable.
+        """
+        self.folder = folder.resolve()
+        if not self.folder.is_dir():
+            raise NotFoundError(
+                f"There is no study folder {folder}. Create it, or give the folder that holds the scans."
+            )
+        self.read_only = read_only
+        self.extensions = tuple(extension.removeprefix("*") for extension in extensions)
+        self._index = StudyIndex(self.folder)
+        # Stock MONAI Label locks the same file.
+        self._lock = ExclusiveLock(self.folder / ".lock")
+        self._pending = PendingLabel(state_folder(self.folder))
+        self._snapshot_lock = threading.RLock()
+        self._listings: dict[Path, FolderListing] = {}
+        self._last_raw: RawIndex | None = None
+        self._sources: tuple[object, ...] = ()
+        self._tags: list[str] = []
+        self._cases: dict[str, StudyCase] = {}
+        self._open()
+
+    # -- what there is -----------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self._raw().get("name", ""))
+
+    @property
+    def description(self) -> str:
+        """The study's description."""
+        return str(self._raw().get("description", ""))
+
+    def image_ids(self) -> list[str]:
+        """All cases, sorted."""
+        return list(self._snapshot())
+
+    def labeled(self, tag: str = FINAL) -> list[str]:
+        """The cases with a label of this tag, sorted."""
+        return [case_id for case_id, case in self._snapshot().items() if tag in case.labels]
+
+    def unlabeled(self, tag: str = FINAL) -> list[str]:
+        """The cases without a label of this tag, sorted."""
+        return [case_id for case_id, case in self._snapshot().items() if tag not in case.labels]
+
+    def image_path(self, case_id: str) -> Path:
+        """The scan's file.
+
+        Raises:
+            NotFoundError: no such case, or its file has gone.
+        """
+        return (self._images_folder() / self._case(case_id).file_name).resolve()
+
+    def image_info(self, case_id: str) -> dict[str, Any]:
+        """What is known about the scan; ``name`` is its file name, ``ts`` when it was added (seconds)."""
+        info: dict[str, Any] = plain_json(dict(self._case(case_id).info))
+        return info
+
+    def labels(self, case_id: str) -> dict[str, Path]:
+        """The files of the case's labels by tag."""
+        return {tag: self.label_path(case_id, tag) for tag in self._case(case_id).labels}
+
+    def label_path(self, case_id: str, tag: str) -> Path:
+        """The file of a label.
+
+        Raises:
+            NotFoundError: no such case or label.
+        """
+        label = self._label(case_id, tag)
+        return (self._label_folder(tag) / (case_id + label.extension)).resolve()
+
+    def label_info(self, case_id: str, tag: str) -> dict[str, Any]:
+        """What is known about a label, as it was saved, with ``name`` (its file) and ``ts`` (when, seconds)."""
+        info: dict[str, Any] = plain_json(dict(self._label(case_id, tag).info))
+        return info
+
+    def status(self) -> dict[str, Any]:
+        """Number of cases, of completed ones, and of labels by tag, in MONAI Label's words."""
+        tags: dict[str, int] = {}
+        cases = self._snapshot()
+        for case in cases.values():
+            for tag in case.labels:
+                tags[tag] = tags.get(tag, 0) + 1
+        return {"total": len(cases), "completed": tags.get(FINAL, 0), "label_tags": tags}
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole study in the index's own form: what is really there."""
+        raw = self._raw()
+        cases = self._snapshot()
+        objects = with_found_files(raw, cases)["objects"]
+        head = {key: value for key, value in raw.items() if key != "objects"}
+        view = {case_id: entry_view(objects[case_id], case) for case_id, case in cases.items()}
+        json: dict[str, Any] = plain_json({**head, "objects": view})
+        return json
+
+    # -- changes -----------------------------------------------------------------------------------------------------
+
+    def set_name(self, name: str) -> None:
+        """Name the study."""
+        self._change(lambda raw: {**raw, "name": name})
+
+    def set_description(self, description: str) -> None:
+        """Describe the study."""
+        self._change(lambda raw: {**raw, "description": description})
+
+    def add_image(self, path: Path, *, case_id: str | None = None, info: Mapping[str, Any] | None = None) -> str:
+        """Copy a scan into the study.
+
+        Args:
+            path: a file with one of the study's extensions.
+            case_id: its id; None takes the file's name without extension, dots and all.
+            info: kept with the image.
+
+        Returns:
+            The case id. Adding the same bytes under the same id again changes nothing but the info.
+
+        Raises:
+            InputError: the id or the extension cannot be used.
+            ConflictError: the study has another scan of that id.
+        """
+        split = split_extension(path.name, self.extensions)
+        if split is None:
+            raise InputError(
+                f"{path.name} is no scan this study takes: its name must end in {', '.join(self.extensions)}."
+            )
+        case_id, extension = check_case_id(case_id or split[0]), split[1]
+        self._check_writable()
+        with staged_file(self._images_folder() / (case_id + extension)) as staged:
+            copy_into(path, staged)
+            with self._lock.hold():
+                known = self._snapshot().get(case_id)
+                if known is None:
+                    publish(staged, self._images_folder() / (case_id + extension))
+                elif not filecmp.cmp(staged, self._images_folder() / known.file_name, shallow=False):
+                    raise ConflictError(
+                        f"The study has another scan named '{case_id}' already. Give this one another id."
+                    )
+                self._change(lambda raw: with_image_info(raw, case_id, {**(info or {}), "ts": int(time.time())}))
+        return case_id
+
+    def remove_image(self, case_id: str) -> None:
+        """Delete a scan with all its labels."""
+        self._check_writable()
+        with self._lock.hold():
+            case = self._case(case_id)
+            for tag in case.labels:
+                self._delete_label_files(case_id, tag)
+            (self._images_folder() / case.file_name).unlink(missing_ok=True)
+            self._change(lambda raw: {**raw, "objects": {k: v for k, v in raw["objects"].items() if k != case_id}})
+
+    def save_label(self, case_id: str, path: Path, tag: str = FINAL, info: Mapping[str, Any] | None = None) -> Path:
+        """Store a label; one of the same case and tag is replaced.
+
+        The file is written and renamed first, then the index; a kill between the two is completed by the next opening.
+
+        Args:
+            case_id: the case.
+            path: the label's file; copied. Its extension is kept.
+            tag: ``final`` for an annotator's, ``original`` for a model's.
+            info: kept with the label; ``name`` and ``ts`` are set here.
+
+        Returns:
+            Where it lies now.
+
+        Raises:
+            NotFoundError: no such case.
+            InputError: tag or extension cannot be used.
+            StorageError: the disk refused; the label that was there is still there.
+        """
+        check_tag(tag)
+        self._case(case_id)
+        split = split_extension(path.name, LABEL_EXTENSIONS)
+        if split is None:
+            raise InputError(f"{path.name} is no label: its name must end in one of {', '.join(LABEL_EXTENSIONS)}.")
+        extension = split[1].lower()
+        target = self._label_folder(tag) / (case_id + extension)
+        kept = plain_json({**(info or {}), "ts": int(time.time()), "name": target.name})
+        self._check_writable()
+        with staged_file(target) as staged:
+            copy_into(path, staged)
+            with self._lock.hold():
+                self._case(case_id)
+                raw = with_label(self._editable(), case_id, tag, extension, kept)
+                with self._index.staged(raw) as publish_index:
+                    self._pending.write(staged, target, case_id=case_id, tag=tag, extension=extension, info=kept)
+                    publish(staged, target)
+                    publish_index()
+                    self._pending.clear()
+                self._delete_label_files(case_id, tag, keep=target)
+        return target
+
+    def remove_label(self, case_id: str, tag: str) -> None:
+        """Delete a label."""
+        self._check_writable()
+        with self._lock.hold():
+            self._label(case_id, tag)
+            self._delete_label_files(case_id, tag)
+            self._change(lambda raw: without_label(raw, case_id, tag))
+
+    def update_image_info(self, case_id: str, info: Mapping[str, Any]) -> None:
+        """Add to what is known about a scan."""
+        self._check_writable()
+        with self._lock.hold():
+            self._case(case_id)
+            self._change(lambda raw: with_image_info(raw, case_id, info))
+
+    def update_label_info(self, case_id: str, tag: str, info: Mapping[str, Any]) -> None:
+        """Add to what is known about a label."""
+        self._check_writable()
+        with self._lock.hold():
+            self._label(case_id, tag)
+            self._change(lambda raw: with_label_info(raw, case_id, tag, info))
+
+    def refresh(self) -> None:
+        """Look at the folder again and record newly found files in the index."""
+        if not self.read_only:
+            self._change(lambda raw: raw)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self.read_only:
+            self._snapshot()
+            return
+        with self._lock.hold():
+            try:
+                self._index.load()
+            except DamagedIndexError:
+                self._index.recover()
+            self._finish_interrupted_save()
+            self._index.back_up()
+        labels_folder = self._labels_folder()
+        tag_folders = [labels_folder / tag for tag in self._listing(labels_folder).folders()]
+        for folder in (self.folder, self._images_folder(), self._index.backup_path.parent, *tag_folders):
+            sweep(folder)
+        self._snapshot()
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StorageError(f"The study {self.folder} is opened for reading only; nothing was written.")
+
+    def _change(self, change: Callable[[RawIndex], RawIndex]) -> None:
+        """Read the index, change it, replace it; nothing is written where nothing changes."""
+        self._check_writable()
+        with self._lock.hold():
+            raw = self._editable()
+            changed = change(raw)
+            if changed != self._index.load():
+                self._index.save(changed)
+
+    def _editable(self) -> RawIndex:
+        """The present index with every file that was only found on disk; the lock is held."""
+        self._finish_interrupted_save()
+        return with_found_files(self._index.load(), self._snapshot())
+
+    def _finish_interrupted_save(self) -> None:
+        pending = self._pending.read()
+        if pending is None:
+            return
+        if pending.is_published and pending.case_id in self._index.load()["objects"]:
+            _logger.warning("completing the label '%s' of %s, whose save was interrupted", pending.tag, pending.case_id)
+            raw = self._index.load()
+            self._index.save(with_label(raw, pending.case_id, pending.tag, pending.extension, pending.info))
+        self._pending.clear()
+
+    def _raw(self) -> RawIndex:
+        """The index; where it is unreadable just now, as it was last."""
+        with self._snapshot_lock:
+            try:
+                return self._index.load()
+            except StorageError as error:
+                _logger.debug("reading the index again under its lock: %s", error)
+        # Stock MONAI Label writes in place, under this lock: what looked damaged may have been half written.
+        with self._lock.hold(), self._snapshot_lock:
+            try:
+                return self._index.load()
+            except StorageError:
+                if self._last_raw is None:
+                    raise
+                _logger.exception("serving the study as it was before; no label can be saved until this is repaired")
+                return self._last_raw
+
+    def _snapshot(self) -> dict[str, StudyCase]:
+        raw = self._raw()
+        with self._snapshot_lock:
+            images = self._listing(self._images_folder(raw)).files()
+            labels_folder = self._labels_folder(raw)
+            tags = sorted(self._listing(labels_folder).folders())
+            label_names = {tag: self._listing(labels_folder / tag).files() for tag in tags}
+            sources = (raw, images, *label_names.values())
+            same = len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
+            if not same or tags != self._tags:
+                self._cases = build_snapshot(
+                    raw, image_names=images, label_names=label_names, extensions=self.extensions
+                )
+                self._last_raw, self._sources, self._tags = raw, sources, tags
+            return self._cases
+
+    def _listing(self, folder: Path) -> FolderListing:
+        if folder not in self._listings:
+            self._listings[folder] = FolderListing(folder)
+        return self._listings[folder]
+
+    def _case(self, case_id: str) -> StudyCase:
+        check_case_id(case_id)
+        cases = self._snapshot()
+        if case_id not in cases:
+            near = difflib.get_close_matches(case_id, cases, n=3) or list(cases)[:3]
+            known = f"It has {len(cases)} cases, such as {', '.join(near)}." if cases else "It is empty."
+            raise NotFoundError(f"The study has no case '{case_id}'. {known}")
+        return cases[case_id]
+
+    def _label(self, case_id: str, tag: str) -> StudyLabel:
+        labels = self._case(case_id).labels
+        if tag not in labels:
+            known = f"It has {', '.join(labels)}." if labels else "It has none."
+            raise NotFoundError(f"Case '{case_id}' has no label '{tag}'. {known}")
+        return labels[tag]
+
+    def _images_folder(self, raw: RawIndex | None = None) -> Path:
+        return self.folder / str((raw or self._raw()).get("images_dir") or "")
+
+    def _labels_folder(self, raw: RawIndex | None = None) -> Path:
+        return self.folder / str((raw or self._raw()).get("labels_dir") or "labels")
+
+    def _label_folder(self, tag: str) -> Path:
+        return self._labels_folder() / tag
+
+    def _delete_label_files(self, case_id: str, tag: str, keep: Path | None = None) -> None:
+        """Delete the label in every form; one left behind in another format would come back as this label."""
+        known = self._snapshot().get(case_id)
+        extensions = {*LABEL_EXTENSIONS, *([known.labels[tag].extension] if known and tag in known.labels else [])}
+        for extension in extensions:
+            path = self._label_folder(tag) / (case_id + extension)
+            if path != keep:
+                path.unlink(missing_ok=True)
