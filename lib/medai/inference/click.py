@@ -1,0 +1,372 @@
+"""Outline what the annotator clicks on.
+
+The rules an annotator can rely on, whatever the network says:
+
+- A foreground click always belongs to the result, and so does the connected region around it.
+- A background click never does. Where the network did not take it away by itself, what lies nearer to it than to any
+  foreground click is cut off.
+- Another foreground click only adds: the result is the union of the answers to the first click, the first two, and
+  so on, each in a patch around its latest click. Nodules far apart in one segment each get their own patch.
+- Nothing outside ``roi`` is ever in the result.
+
+Only the patches are read from the scan, so the time does not depend on its size. A nodule that fills its patch is
+looked at again in a coarser one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.domain import Volume
+from medai.errors import InputError, ModelError
+from medai.geometry import IndexBox
+from medai.networks.engine import Engine
+from medai.preprocessing.click_maps import click_map
+from medai.preprocessing.hu_window import window_hu
+from medai.preprocessing.patches import PatchGrid
+
+Index = tuple[int, int, int]
+
+MAX_CLICKS = 100
+"""Each foreground click is one run of the network: more is a mistake of a program, not an annotator's work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickConfig:
+    """How clicks are answered.
+
+    Attributes:
+        patch_shape: voxels, as the network was trained.
+        spacing_mm: spacing of the first patch.
+        coarser_factor: spacing of the next patch over that of the one the nodule filled.
+        max_passes: patches looked at for one click.
+        border_voxels: a region this near the patch's rim (in patch voxels) has filled it.
+        threshold: probability from which a voxel belongs to the nodule.
+        least_probability: where the network hardly believes in the click, the threshold falls to half the probability
+            at the click, but not below this.
+        click_radius_mm: voxels this near a click count as clicked when regions are kept or cut off.
+    """
+
+    patch_shape: tuple[int, int, int] = (48, 48, 48)
+    spacing_mm: float = 0.75
+    coarser_factor: float = 1.6
+    max_passes: int = 3
+    border_voxels: float = 2.0
+    threshold: float = 0.5
+    least_probability: float = 0.05
+    click_radius_mm: float = 1.0
+
+    @classmethod
+    def of_checkpoint(cls, config: Mapping[str, Any]) -> ClickConfig:
+        """The patch a click network was trained on.
+
+        Raises:
+            ModelError: the weights are of another task.
+        """
+        if config.get("task") != "nodule_click":
+            raise ModelError(f"These weights are for '{config.get('task')}', not for 'nodule_click'.")
+        i, j, k = (int(n) for n in config["patch_shape"])
+        return cls(patch_shape=(i, j, k), spacing_mm=float(config["spacing_mm"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClickResult:
+    """The answer to a set of clicks.
+
+    Attributes:
+        box: where the arrays lie in the scan; empty without a foreground click.
+        mask: bool, shape ``box.shape_ijk``.
+        probability: float32, same shape, 0–1; 0 where no patch was looked at.
+        uncertainty: 0 (sure) to 1 (guessing): mean binary entropy over what the network took for nodule or nearly so.
+        seconds: wall time of "resample", "network" and "total".
+    """
+
+    box: IndexBox
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
+    uncertainty: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Region:
+    """A mask and probabilities in one box of the scan, and the patch they come from."""
+
+    grid: PatchGrid
+    box: IndexBox
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
+
+
+class ClickSegmenter:
+    """Point-guided segmentation. Keeps no state between calls; may be called from any number of threads.
+
+    Args:
+        engine: a loaded click network.
+        config: by default what the engine's checkpoint says.
+    """
+
+    def __init__(self, engine: Engine, config: ClickConfig | None = None) -> None:
+        self._engine = engine
+        self._config = config or ClickConfig.of_checkpoint(engine.config)
+
+    @property
+    def config(self) -> ClickConfig:
+        """How clicks are answered."""
+        return self._config
+
+    def segment(
+        self,
+        volume: Volume,
+        *,
+        foreground_ijk: Sequence[Sequence[int]],
+        background_ijk: Sequence[Sequence[int]] = (),
+        roi: IndexBox | None = None,
+    ) -> ClickResult:
+        """Outline the nodules that the foreground clicks lie in.
+
+        Args:
+            volume: the scan; only patches of it are read.
+            foreground_ijk: voxels inside, in the order they were clicked. With background clicks alone the result is
+                empty.
+            background_ijk: voxels outside.
+            roi: nothing outside it is segmented; None for the whole scan.
+
+        Raises:
+            InputError: no click at all, a click outside the scan or a foreground click outside the roi, a voxel clicked
+                as both, or more than ``MAX_CLICKS``.
+        """
+        started = time.perf_counter()
+        allowed = IndexBox.of_shape(volume.geometry.shape_ijk)
+        if roi is not None:
+            allowed = allowed.intersect(roi)
+        foreground = _checked(foreground_ijk, "foreground", volume, allowed)
+        background = _checked(background_ijk, "background", volume, None)
+        _check_together(foreground, background)
+        seconds = {"resample": 0.0, "network": 0.0}
+        regions: list[_Region] = []
+        for count in range(1, len(foreground) + 1):
+            regions.append(self._answer(volume, foreground[:count], background, allowed, regions, seconds))
+        box, mask, probability = _united(regions)
+        for click in foreground:
+            mask[_within(click, box)] = True
+        seconds["total"] = time.perf_counter() - started
+        return ClickResult(
+            box=box, mask=mask, probability=probability, uncertainty=_uncertainty(mask, probability), seconds=seconds
+        )
+
+    def _answer(
+        self,
+        volume: Volume,
+        foreground: Sequence[Index],
+        background: Sequence[Index],
+        allowed: IndexBox,
+        earlier: Sequence[_Region],
+        seconds: dict[str, float],
+    ) -> _Region:
+        """The region of the latest click: in an earlier click's patch where it lies well inside, else around itself."""
+        grid = self._first_grid(volume, foreground[-1], earlier)
+        for remaining in reversed(range(self._config.max_passes)):
+            probability = self._probability(volume, grid, foreground, background, seconds)
+            begun = time.perf_counter()
+            region = self._kept(grid, probability, foreground, background, allowed)
+            seconds["resample"] += time.perf_counter() - begun
+            filled = IndexBox.of_mask(region.mask)
+            if not remaining or filled is None or not self._reaches_rim(filled.shift(region.box.start_ijk), grid):
+                return region
+            found = filled.shift(region.box.start_ijk)
+            centre = (np.asarray(found.start_ijk) + np.asarray(found.stop_ijk) - 1) / 2
+            grid = PatchGrid.around(
+                volume.geometry, centre, shape=grid.shape, spacing_mm=grid.spacing_mm * self._config.coarser_factor
+            )
+        raise InputError("The click network is configured to look at no patch: set max_passes to 1 or more.")
+
+    def _first_grid(self, volume: Volume, click: Index, earlier: Sequence[_Region]) -> PatchGrid:
+        """The patch a click is looked at in first."""
+        shape = self._config.patch_shape
+        for region in reversed(earlier):
+            at = region.grid.to_patch([click])[0]
+            margin = np.asarray(shape) / 6
+            if np.all(at > margin) and np.all(at < np.asarray(shape) - 1 - margin):
+                return region.grid
+        return PatchGrid.around(volume.geometry, click, shape=shape, spacing_mm=self._config.spacing_mm)
+
+    def _probability(
+        self,
+        volume: Volume,
+        grid: PatchGrid,
+        foreground: Sequence[Index],
+        background: Sequence[Index],
+        seconds: dict[str, float],
+    ) -> NDArray[np.float32]:
+        """Run the network on one patch; 0–1, patch shape."""
+        begun = time.perf_counter()
+        channels = [
+            window_hu(grid.extract(volume.image_hu)),
+            click_map(grid.shape, grid.to_patch(foreground)),
+            click_map(grid.shape, grid.to_patch(background)),
+        ]
+        resampled = time.perf_counter()
+        logits = self._engine.run(np.stack(channels)[None])[0, 0]
+        seconds["resample"] += resampled - begun
+        seconds["network"] += time.perf_counter() - resampled
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0))), dtype=np.float32)
+
+    def _kept(
+        self,
+        grid: PatchGrid,
+        patch_probability: NDArray[np.float32],
+        foreground: Sequence[Index],
+        background: Sequence[Index],
+        allowed: IndexBox,
+    ) -> _Region:
+        """Bring a patch's answer to the scan's grid and keep what the clicks say."""
+        covered, values = grid.restore(patch_probability)
+        box = covered.intersect(allowed)
+        values = values[box.shift([-n for n in covered.start_ijk]).slices]
+        spacing_mm = grid.geometry.spacing_mm
+        seeds = [_ball(click, box, spacing_mm, self._config.click_radius_mm) for click in foreground]
+        at_click = float(values[seeds[-1]].max(initial=0.0)) if seeds[-1].any() else 0.0
+        threshold = min(self._config.threshold, max(self._config.least_probability, 0.5 * at_click))
+        mask = values >= threshold
+        for click in background:
+            mask = _cut_away(mask, click, foreground, box, spacing_mm, self._config.click_radius_mm)
+        kept = _connected_to(mask, seeds)
+        for click in foreground:
+            kept[_within(click, box)] = True
+        return _Region(grid=grid, box=box, mask=kept, probability=values)
+
+    def _reaches_rim(self, found: IndexBox, grid: PatchGrid) -> bool:
+        """True where a region touches a side of the patch beyond which the scan goes on."""
+        covered = grid.box
+        margin = self._config.border_voxels * grid.spacing_mm / np.asarray(grid.geometry.spacing_mm)
+        start, stop = np.asarray(covered.start_ijk), np.asarray(covered.stop_ijk)
+        low = (np.asarray(found.start_ijk) < start + margin) & (start > 0)
+        high = (np.asarray(found.stop_ijk) > stop - margin) & (stop < np.asarray(grid.geometry.shape_ijk))
+        return bool(np.any(low | high))
+
+
+def _checked(clicks: Sequence[Sequence[int]], kind: str, volume: Volume, allowed: IndexBox | None) -> list[Index]:
+    """Clicks as voxel indices.
+
+    Raises:
+        InputError: one is no index, or lies outside the scan or outside ``allowed``.
+    """
+    checked: list[Index] = []
+    shape = volume.geometry.shape_ijk
+    for click in clicks:
+        index = np.asarray(click)
+        if index.shape != (3,) or not np.issubdtype(index.dtype, np.number) or np.any(index != np.round(index)):
+            raise InputError(f"A {kind} click is three whole voxel indices i, j, k, this one is {click!r}.")
+        i, j, k = (int(n) for n in index)
+        if not volume.geometry.contains((i, j, k)):
+            valid = ", ".join(f"{axis} 0–{n - 1}" for axis, n in zip("ijk", shape, strict=True))
+            raise InputError(f"The {kind} click ({i}, {j}, {k}) lies outside the scan: valid are {valid}.")
+        if allowed is not None and not allowed.contains((i, j, k)):
+            valid = ", ".join(
+                f"{axis} {a}–{b - 1}" for axis, a, b in zip("ijk", allowed.start_ijk, allowed.stop_ijk, strict=True)
+            )
+            raise InputError(f"The {kind} click ({i}, {j}, {k}) lies outside the region of interest: it holds {valid}.")
+        if (i, j, k) not in checked:
+            checked.append((i, j, k))
+    return checked
+
+
+def _check_together(foreground: Sequence[Index], background: Sequence[Index]) -> None:
+    """Raise InputError for no clicks, too many, or contradictory ones."""
+    count = len(foreground) + len(background)
+    if count == 0:
+        raise InputError("There is no click: place a foreground point inside the nodule.")
+    if count > MAX_CLICKS:
+        raise InputError(f"{count} clicks were sent for one segment, at most {MAX_CLICKS} are answered: remove some.")
+    both = sorted(set(foreground) & set(background))
+    if both:
+        raise InputError(f"Voxel {both[0]} is clicked as foreground and as background: remove one of the two.")
+
+
+def _within(index: Index, box: IndexBox) -> tuple[slice, slice, slice]:
+    """The one voxel as slices of an array of the box; empty slices where it lies outside."""
+    if not box.contains(index):
+        return slice(0, 0), slice(0, 0), slice(0, 0)
+    i, j, k = (slice(n - start, n - start + 1) for n, start in zip(index, box.start_ijk, strict=True))
+    return i, j, k
+
+
+def _distance_mm(click: Sequence[int], box: IndexBox, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
+    """Distance of every voxel of the box from a click."""
+    i, j, k = (
+        ((np.arange(a, b, dtype=np.float32) - c) * np.float32(s)) ** 2
+        for a, b, c, s in zip(box.start_ijk, box.stop_ijk, click, spacing_mm, strict=True)
+    )
+    return np.asarray(np.sqrt(i[:, None, None] + j[None, :, None] + k[None, None, :]), dtype=np.float32)
+
+
+def _ball(click: Index, box: IndexBox, spacing_mm: Sequence[float], radius_mm: float) -> NDArray[np.bool_]:
+    """Voxels of the box within a radius of a click, the clicked voxel always."""
+    ball: NDArray[np.bool_] = _distance_mm(click, box, spacing_mm) <= radius_mm
+    ball[_within(click, box)] = True
+    return ball
+
+
+def _cut_away(
+    mask: NDArray[np.bool_],
+    click: Index,
+    foreground: Sequence[Index],
+    box: IndexBox,
+    spacing_mm: Sequence[float],
+    radius_mm: float,
+) -> NDArray[np.bool_]:
+    """Remove a background click and, where it was in the mask, everything nearer to it than to a foreground click."""
+    at_click = _ball(click, box, spacing_mm, radius_mm)
+    if not np.any(mask & at_click):
+        return mask
+    to_click = _distance_mm(click, box, spacing_mm)
+    nearest = np.min([_distance_mm(other, box, spacing_mm) for other in foreground], axis=0)
+    remaining = mask & ~at_click
+    if mask[_within(click, box)].any():
+        remaining &= nearest <= to_click
+    return remaining
+
+
+def _connected_to(mask: NDArray[np.bool_], seeds: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """The connected regions of a mask that meet a seed."""
+    from scipy import ndimage
+
+    numbered, count = ndimage.label(mask, structure=ndimage.generate_binary_structure(3, 2))
+    keep = np.zeros(count + 1, dtype=bool)
+    for seed in seeds:
+        keep[numbered[seed]] = True
+    keep[0] = False
+    return np.asarray(keep[numbered])
+
+
+def _united(regions: Sequence[_Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:
+    """The union of regions, in the smallest box that holds what they looked at."""
+    if not regions:
+        empty = IndexBox(start_ijk=(0, 0, 0), stop_ijk=(0, 0, 0))
+        return empty, np.zeros((0, 0, 0), dtype=bool), np.zeros((0, 0, 0), dtype=np.float32)
+    box = regions[0].box
+    for region in regions[1:]:
+        box = box.union(region.box)
+    mask = np.zeros(box.shape_ijk, dtype=bool)
+    probability = np.zeros(box.shape_ijk, dtype=np.float32)
+    for region in regions:
+        part = region.box.shift([-n for n in box.start_ijk]).slices
+        mask[part] |= region.mask
+        probability[part] = np.maximum(probability[part], region.probability)
+    return box, mask, probability
+
+
+def _uncertainty(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> float:
+    """Mean binary entropy, in bits, over the mask and whatever else has a probability above 0.05."""
+    doubtful = probability[mask | (probability > 0.05)].astype(np.float64)
+    if doubtful.size == 0:
+        return 0.0
+    p = np.clip(doubtful, 1e-6, 1 - 1e-6)
+    return float(np.mean(-(p * np.log2(p) + (1 - p) * np.log2(1 - p))))

@@ -1,0 +1,60 @@
+"""From a checkpoint's config to a torch module. Torch is imported when a network is built, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from medai.errors import ModelError
+from medai.networks.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _residual_unet(options: Mapping[str, Any]) -> nn.Module:
+    from medai.networks.residual_unet import ResidualUNet
+
+    return ResidualUNet(**options)
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {"residual_unet": _residual_unet}
+"""Every network a checkpoint can name."""
+
+
+def build_network(config: Mapping[str, Any]) -> nn.Module:
+    """Make the network a config names, with fresh weights.
+
+    Raises:
+        ModelError: the name is unknown or the options do not fit.
+    """
+    name = str(config.get("network"))
+    if name not in NETWORKS:
+        raise ModelError(f"No network is called '{name}': medai knows {', '.join(sorted(NETWORKS))}.")
+    try:
+        return NETWORKS[name](config.get("network_options", {}))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The options of network '{name}' do not fit: {error}.") from error
+
+
+def restore_network(checkpoint: Checkpoint) -> nn.Module:
+    """Make the network of a checkpoint with its weights, float32, in evaluation mode.
+
+    Raises:
+        ModelError: weights are missing, left over, or of another shape.
+    """
+    import torch
+
+    network = build_network(checkpoint.config)
+    tensors = {name: torch.from_numpy(tensor.copy()) for name, tensor in checkpoint.tensors.items()}
+    tensors = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"The weights do not fit the network '{checkpoint.config['network']}': {error}.") from error
+    return network.eval()
+
+
+def network_tensors(network: nn.Module) -> dict[str, Any]:
+    """The weights of a network as numpy arrays by name, float32, for ``save_checkpoint``."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}

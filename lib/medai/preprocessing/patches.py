@@ -1,0 +1,163 @@
+"""Patches: the part of a scan around a point at a fixed spacing, and answers back on the scan's own grid.
+
+A click must be answered in a fraction of a second on a scan of any size, so nothing here touches more of the scan than
+the patch covers. A patch keeps the scan's own axes, reordered and flipped to the ones nearest
+right-anterior-superior: the same anatomy gives the same patch however the file stores it. Since axes stay parallel,
+resampling is three small matrix products (linear interpolation; a wider triangle filter where the patch is coarser
+than the scan, against aliasing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.geometry import IndexBox, VolumeGeometry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PatchGrid:
+    """Where a patch lies in a scan. Build it with ``PatchGrid.around``.
+
+    Attributes:
+        geometry: the scan's grid.
+        shape: patch voxels along the patch's axes (right, anterior, superior or nearest to them).
+        spacing_mm: the patch's isotropic spacing.
+        scan_axes: for each patch axis the scan axis it runs along.
+        step_voxels: for each patch axis the scan voxels per patch voxel, negative where the scan axis points the other
+            way.
+        first_voxel: for each patch axis the scan coordinate of patch voxel 0.
+    """
+
+    geometry: VolumeGeometry
+    shape: tuple[int, int, int]
+    spacing_mm: float
+    scan_axes: tuple[int, int, int]
+    step_voxels: tuple[float, float, float]
+    first_voxel: tuple[float, float, float]
+
+    @classmethod
+    def around(
+        cls, geometry: VolumeGeometry, centre_ijk: Sequence[float], *, shape: tuple[int, int, int], spacing_mm: float
+    ) -> PatchGrid:
+        """The patch whose middle lies at a point of the scan.
+
+        Args:
+            geometry: the scan's grid.
+            centre_ijk: voxel coordinates in the scan, may be fractional.
+            shape: patch voxels along each axis.
+            spacing_mm: isotropic patch spacing.
+        """
+        axes, signs = _nearest_ras_axes(geometry.directions_ras)
+        steps = [sign * spacing_mm / geometry.spacing_mm[axis] for axis, sign in zip(axes, signs, strict=True)]
+        first = [float(centre_ijk[axis]) - step * (n - 1) / 2 for axis, step, n in zip(axes, steps, shape, strict=True)]
+        return cls(
+            geometry=geometry,
+            shape=shape,
+            spacing_mm=float(spacing_mm),
+            scan_axes=axes,
+            step_voxels=(steps[0], steps[1], steps[2]),
+            first_voxel=(first[0], first[1], first[2]),
+        )
+
+    def to_patch(self, points_ijk: NDArray[np.float64] | Sequence[Sequence[float]]) -> NDArray[np.float64]:
+        """Map scan voxel coordinates, shape (n, 3), to patch voxel coordinates."""
+        points = np.asarray(points_ijk, dtype=np.float64).reshape(-1, 3)
+        return (points[:, list(self.scan_axes)] - self.first_voxel) / self.step_voxels
+
+    def to_scan(self, points: NDArray[np.float64] | Sequence[Sequence[float]]) -> NDArray[np.float64]:
+        """Map patch voxel coordinates, shape (n, 3), to scan voxel coordinates."""
+        found = np.asarray(points, dtype=np.float64).reshape(-1, 3) * self.step_voxels + self.first_voxel
+        scan = np.empty_like(found)
+        scan[:, list(self.scan_axes)] = found
+        return scan
+
+    @property
+    def box(self) -> IndexBox:
+        """The scan voxels whose centres lie within half a patch voxel of the patch, inside the scan; may be empty."""
+        corners = self.to_scan([(-0.5, -0.5, -0.5), tuple(n - 0.5 for n in self.shape)])
+        low, high = np.ceil(corners.min(axis=0)).astype(int), np.floor(corners.max(axis=0)).astype(int) + 1
+        high = np.maximum(high, low)
+        start, stop = [int(n) for n in low], [int(n) for n in high]
+        box = IndexBox(start_ijk=(start[0], start[1], start[2]), stop_ijk=(stop[0], stop[1], stop[2]))
+        return box.clip(self.geometry.shape_ijk)
+
+    def extract(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Resample the scan onto the patch. Beyond the scan its outermost voxels are repeated.
+
+        Args:
+            image: the scan, shape ``geometry.shape_ijk``; only the region the patch needs is read.
+
+        Returns:
+            float32, shape ``shape``, along the patch's axes.
+        """
+        weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * 3
+        slices = [slice(0, 0)] * 3
+        for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
+            slices[axis], weights[axis] = _axis_weights(first + step * np.arange(n), abs(step), image.shape[axis])
+        region = np.asarray(image[tuple(slices)], dtype=np.float32)
+        return np.ascontiguousarray(_apply(region, weights).transpose(self.scan_axes))
+
+    def restore(self, patch: NDArray[np.float32]) -> tuple[IndexBox, NDArray[np.float32]]:
+        """Interpolate patch values linearly at the scan's voxel centres.
+
+        Args:
+            patch: shape ``shape``, along the patch's axes.
+
+        Returns:
+            The box of the scan that the patch covers and the values there, float32, shape ``box.shape_ijk``.
+        """
+        box = self.box
+        if box.is_empty:
+            return box, np.zeros(box.shape_ijk, dtype=np.float32)
+        weights: list[NDArray[np.float32]] = []
+        for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
+            at = (np.arange(box.start_ijk[axis], box.stop_ijk[axis]) - first) / step
+            kept, axis_weights = _axis_weights(at, 1.0, n)
+            full = np.zeros((at.size, n), dtype=np.float32)
+            full[:, kept] = axis_weights
+            weights.append(full)
+        values = _apply(np.asarray(patch, dtype=np.float32), weights)
+        return box, np.ascontiguousarray(values.transpose(np.argsort(self.scan_axes)))
+
+
+def _nearest_ras_axes(directions_ras: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """For right, anterior, superior: the scan axis most parallel to it and the sign of that axis along it."""
+    cosines = np.abs(directions_ras).copy()
+    axes, signs = [0, 0, 0], [1, 1, 1]
+    for _ in range(3):
+        world, axis = (int(n) for n in np.unravel_index(int(np.argmax(cosines)), (3, 3)))
+        axes[world], signs[world] = axis, 1 if directions_ras[world, axis] >= 0 else -1
+        cosines[world, :] = -1.0
+        cosines[:, axis] = -1.0
+    return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
+
+
+def _axis_weights(at: NDArray[np.float64], width: float, length: int) -> tuple[slice, NDArray[np.float32]]:
+    """Weights of a triangle filter along one axis.
+
+    Args:
+        at: where to sample, in source voxels.
+        width: half the triangle's base in source voxels; 1 (the least) is linear interpolation.
+        length: source voxels along the axis.
+
+    Returns:
+        The slice of source voxels that take part, and weights of shape (samples, voxels in the slice); rows sum to 1.
+    """
+    width = max(1.0, width)
+    at = np.clip(at, 0.0, length - 1.0)
+    start = max(0, int(np.floor(at.min() - width)))
+    stop = min(length, int(np.ceil(at.max() + width)) + 1)
+    weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(start, stop)[None, :]) / width)
+    return slice(start, stop), (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _apply(values: NDArray[np.float32], weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Multiply each axis of a volume by its weights, the axis that shrinks most first."""
+    order = sorted(range(3), key=lambda axis: weights[axis].shape[0] / max(1, weights[axis].shape[1]))
+    for axis in order:
+        values = np.moveaxis(np.tensordot(weights[axis], values, axes=(1, axis)), 0, axis)
+    return values

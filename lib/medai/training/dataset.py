@@ -1,0 +1,104 @@
+"""What the click network learns from: one case a nodule, a scan region with full context and the nodule's mask.
+
+A scan with several nodules gives several cases: clicking one nodule must not outline its neighbour, so the others are
+background.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.domain import LabelMap, Volume
+from medai.domain.click_case import ClickCase
+from medai.errors import GeometryError
+from medai.geometry import IndexBox
+
+CONTEXT_MM = 40.0
+"""Scan kept around a nodule: half the field of the coarsest patch."""
+
+VALIDATION_FRACTION = 0.2
+
+
+def nodule_cases(
+    pairs: Iterable[tuple[Volume, LabelMap]], *, context_mm: float = CONTEXT_MM, min_voxels: int = 4
+) -> list[ClickCase]:
+    """Cut one case a nodule out of scans with label maps.
+
+    Each connected component of each label value is a nodule: annotators may keep a segment a nodule or all in one.
+
+    Args:
+        pairs: scans and label maps on the same grid; ``volume.case_id`` names the patient.
+        context_mm: scan kept around the nodule's box.
+        min_voxels: smaller components are stray voxels of an edit, not nodules.
+
+    Returns:
+        Cases in the order of the pairs; empty where no label map has a nodule.
+
+    Raises:
+        GeometryError: a label map lies on another grid than its scan.
+    """
+    cases: list[ClickCase] = []
+    for volume, label_map in pairs:
+        if not volume.geometry.is_same_grid(label_map.geometry):
+            raise GeometryError(
+                f"The labels of case '{volume.case_id}' lie on another grid than the scan: "
+                f"{label_map.geometry.describe()} instead of {volume.geometry.describe()}. "
+                "Export them on the scan's own grid."
+            )
+        for number, (box, component) in enumerate(_components(label_map.labels, min_voxels), start=1):
+            margin = [int(np.ceil(context_mm / s)) for s in volume.geometry.spacing_mm]
+            region = box.expand(margin).clip(volume.geometry.shape_ijk)
+            mask = np.zeros(region.shape_ijk, dtype=bool)
+            mask[box.shift([-n for n in region.start_ijk]).slices] = component
+            cropped = volume.crop(region)
+            cases.append(
+                ClickCase(
+                    case_id=f"{volume.case_id}#{number}",
+                    patient_id=volume.case_id,
+                    volume=Volume(
+                        geometry=cropped.geometry, image_hu=np.array(cropped.image_hu), case_id=volume.case_id
+                    ),
+                    mask=mask,
+                )
+            )
+    return cases
+
+
+def is_validation_patient(patient_id: str, fraction: float = VALIDATION_FRACTION) -> bool:
+    """True where a patient belongs to the validation part: decided by a hash of the id, so it never changes."""
+    digest = hashlib.sha256(patient_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
+
+
+def split_by_patient(cases: Iterable[ClickCase]) -> tuple[list[ClickCase], list[ClickCase]]:
+    """Training and validation cases, no patient in both."""
+    training: list[ClickCase] = []
+    validation: list[ClickCase] = []
+    for case in cases:
+        (validation if is_validation_patient(case.patient_id) else training).append(case)
+    return training, validation
+
+
+def _components(labels: NDArray[np.generic], min_voxels: int) -> Iterable[tuple[IndexBox, NDArray[np.bool_]]]:
+    """Boxes and box-shaped masks of the connected components of every label value."""
+    from scipy import ndimage
+
+    outer = IndexBox.of_mask(labels)
+    if outer is None:
+        return
+    inside = labels[outer.slices]
+    for value in np.unique(inside[inside != 0]):
+        numbered, _ = ndimage.label(inside == value, structure=np.ones((3, 3, 3), dtype=bool))
+        for number, slices in enumerate(ndimage.find_objects(numbered), start=1):
+            component = numbered[slices] == number
+            if np.count_nonzero(component) >= min_voxels:
+                start = [int(s.start) for s in slices]
+                box = IndexBox(
+                    start_ijk=(start[0], start[1], start[2]),
+                    stop_ijk=(int(slices[0].stop), int(slices[1].stop), int(slices[2].stop)),
+                )
+                yield box.shift(outer.start_ijk), component
