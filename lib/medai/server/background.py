@@ -1,0 +1,218 @@
+"""Trainings started by the server: one at a time, in a process, seen through MONAI Label's task records.
+
+The server's threads never train: a process is started, a thread of its own reads what it says, and its progress is read
+from the study's folder. Stopping closes the process's standard input (it stops at the next step), then terminates, then
+kills it with everything it started. A server that dies closes the same pipe.
+
+Threads: every method may be called from any thread. One lock guards the records; nothing is waited for inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from medai.errors import ConflictError
+from medai.server.train_worker import EXIT_DONE, EXIT_STOPPED, TrainJob
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["SUBMITTED", "RUNNING", "DONE", "ERROR", "STOPPED"]
+
+WORKER = (sys.executable, "-m", "medai.server.train_worker")
+STOP_S = 5.0
+"""How long a training may take to stop by itself; an epoch on the demo study takes a few seconds."""
+TERMINATE_S = 2.0
+KEPT_TASKS = 50
+KEPT_LINES = 20
+
+
+def _now() -> str:
+    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+class TrainingBusyError(ConflictError):
+    """A training runs already."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Task:
+    task_id: str
+    request: dict[str, Any]
+    job: TrainJob
+    status: Status = "SUBMITTED"
+    start_ts: str = field(default_factory=_now)
+    end_ts: str = ""
+    details: deque[str] = field(default_factory=lambda: deque(["Waiting to start"], maxlen=KEPT_LINES))
+    process: subprocess.Popen[str] | None = None
+    stop_asked: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in ("SUBMITTED", "RUNNING")
+
+    def view(self) -> dict[str, Any]:
+        """The record in MONAI Label's shape."""
+        ended = {"end_ts": self.end_ts, "result": self.details[-1]} if self.end_ts else {}
+        return {
+            "id": self.task_id,
+            "status": self.status,
+            "request": self.request,
+            "start_ts": self.start_ts,
+            "details": list(self.details),
+            **ended,
+        }
+
+
+class Trainings:
+    """The trainings of one server.
+
+    Args:
+        command: starts the worker process; it is told its job on standard input.
+    """
+
+    def __init__(self, command: Sequence[str] = WORKER) -> None:
+        self._command = list(command)
+        self._lock = threading.Lock()
+        self._tasks: deque[_Task] = deque(maxlen=KEPT_TASKS)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-training")
+
+    def start(
+        self, job: TrainJob, request: dict[str, Any], *, enqueue: bool = False
+    ) -> tuple[dict[str, Any], Future[None]]:
+        """Start a training.
+
+        Args:
+            job: what the process is told.
+            request: what the client asked, for the record.
+            enqueue: wait for a running one instead of being refused.
+
+        Returns:
+            The task's record, and a future that is done when the training has ended.
+
+        Raises:
+            TrainingBusyError: one runs already.
+        """
+        with self._lock:
+            if not enqueue and any(task.is_open for task in self._tasks):
+                raise TrainingBusyError("A training runs already: wait for it, or stop it first (DELETE /train/).")
+            task = _Task(task_id=str(uuid.uuid4()), request=request, job=job)
+            self._tasks.append(task)
+            view = task.view()
+        return view, self._executor.submit(self._run, task)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every training since the server started, oldest first."""
+        with self._lock:
+            return [task.view() for task in self._tasks]
+
+    def running(self) -> dict[str, Any] | None:
+        """The training that runs or waits to, if any."""
+        with self._lock:
+            return next((task.view() for task in self._tasks if task.is_open), None)
+
+    def record(self, task_id: str) -> dict[str, Any]:
+        """The present record of a task."""
+        with self._lock:
+            return next(task.view() for task in self._tasks if task.task_id == task_id)
+
+    def stop(self) -> dict[str, Any] | None:
+        """Stop the running training and those waiting; returns the running one's last record, None if none was.
+
+        Returns when the process has ended, at most ``STOP_S`` + ``TERMINATE_S`` seconds later.
+        """
+        with self._lock:
+            open_tasks = [task for task in self._tasks if task.is_open]
+            for task in open_tasks:
+                task.stop_asked = True
+                if task.process is None:
+                    self._finish(task, "STOPPED", "Stopped before it began")
+            process = next((task.process for task in open_tasks if task.process), None)
+        if process is not None:
+            _end(process)
+        with self._lock:
+            for task in open_tasks:
+                if task.is_open:
+                    self._finish(task, "STOPPED", "Stopped; the model in use stays")
+            return open_tasks[0].view() if open_tasks else None
+
+    def close(self) -> None:
+        """Stop everything; called when the server ends."""
+        self.stop()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, task: _Task) -> None:
+        with self._lock:
+            if task.stop_asked:
+                return
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            task.process, task.status = process, "RUNNING"
+        logger.info("Training %s runs in process %d", task.task_id, process.pid)
+        with contextlib.suppress(OSError, ValueError):
+            _write(process, task.job.model_dump_json() + "\n")
+        for line in process.stdout or ():
+            if text := line.rstrip():
+                logger.info("Training: %s", text)
+                with self._lock:
+                    task.details.append(text)
+        code = process.wait()
+        with self._lock:
+            if task.is_open:
+                self._finish(task, _status(code, stop_asked=task.stop_asked), "")
+        logger.info("Training %s ended with code %d: %s", task.task_id, code, task.status)
+
+    @staticmethod
+    def _finish(task: _Task, status: Status, words: str) -> None:
+        task.status, task.end_ts = status, _now()
+        if words:
+            task.details.append(words)
+
+
+def _status(code: int, *, stop_asked: bool) -> Status:
+    if code == EXIT_DONE:
+        return "DONE"
+    return "STOPPED" if stop_asked or code == EXIT_STOPPED else "ERROR"
+
+
+def _write(process: subprocess.Popen[str], text: str) -> None:
+    if process.stdin:
+        process.stdin.write(text)
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask, then insist, then kill with everything the process started."""
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    for patience_s, insist in ((STOP_S, signal.SIGTERM), (TERMINATE_S, signal.SIGKILL)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, insist)
+    process.wait()
+    # What it started may outlive it.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,101 @@
+"""One training, in a process of its own: ``python -m medai.server.train_worker``.
+
+The first line on standard input is the job (JSON, ``TrainJob``). The end of standard input means stop: the server
+closes it to stop a training, and the operating system closes it when the server dies, however it dies. The process
+then stops at the next step; if it does not within ``GRACE_S``, it ends itself. Nothing is published by halves: see
+``medai.registry.model_registry``.
+
+Progress goes to the study's folder (``medai.workflows.training_runs``), words go to standard output. Exit code 0:
+trained (published or refused by the gate), 2: cannot be done and says why, 3: stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medai.errors import CancelledByUserError, MedaiError
+
+EXIT_DONE = 0
+EXIT_REFUSED = 2
+EXIT_STOPPED = 3
+GRACE_S = 20.0
+NICENESS = 10
+"""The annotator's clicks come first."""
+
+
+class TrainJob(BaseModel):
+    """What a training process is told: everything it needs, nothing from the environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    studies: Path
+    epochs: int = Field(ge=1, le=10_000)
+    device: str
+    seed: int = Field(ge=0)
+
+
+def main(source: IO[str] = sys.stdin) -> int:
+    """Train as told on ``source``; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    job = TrainJob.model_validate(json.loads(source.readline()))
+    os.nice(NICENESS)
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(source, stop), name="watch", daemon=True).start()
+    try:
+        return _train(job, stop)
+    except CancelledByUserError as error:
+        _say(str(error))
+        return EXIT_STOPPED
+    except MedaiError as error:
+        _say(str(error))
+        return EXIT_REFUSED
+
+
+def _train(job: TrainJob, stop: threading.Event) -> int:
+    from medai.store.study import StudyStore
+    from medai.workflows.models import open_registry
+    from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
+
+    said = ""
+
+    def tell(progress: RetrainProgress) -> None:
+        nonlocal said
+        if progress.describe() != said:
+            said = progress.describe()
+            _say(said)
+
+    report = retrain(
+        StudyStore(job.studies),
+        open_registry(job.studies),
+        RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed),
+        on_progress=tell,
+        should_stop=stop.is_set,
+    )
+    _say(f"{'Published' if report.published else 'Not published'}: {report.reason}")
+    return EXIT_DONE
+
+
+def _watch(source: IO[str], stop: threading.Event) -> None:
+    """Ask for a stop when the server closes its end; leave for good where that is not heeded."""
+    source.read()
+    stop.set()
+    overdue = threading.Timer(GRACE_S, os._exit, (EXIT_STOPPED,))
+    overdue.daemon = True
+    overdue.start()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
