@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import Segment
+from medai.geometry import VolumeGeometry
 
 _PALETTE: tuple[tuple[float, float, float], ...] = (
     (0.95, 0.65, 0.15),
@@ -64,9 +65,9 @@ def present_values(labels: NDArray[np.generic]) -> list[int]:
     return sorted(found)
 
 
-def segment_header_fields(segments: Iterable[Segment], shape_ijk: tuple[int, int, int]) -> dict[str, str]:
+def segment_header_fields(segments: Iterable[Segment], geometry: VolumeGeometry) -> dict[str, str]:
     """The key/value pairs of a .seg.nrrd header for these segments."""
-    extent = " ".join(f"0 {n - 1}" for n in shape_ijk)
+    extent = " ".join(f"0 {n - 1}" for n in geometry.shape_ijk)
     fields: dict[str, str] = {}
     for index, segment in enumerate(segments):
         fields[f"Segment{index}_ID"] = f"Segment_{segment.value}"
@@ -83,6 +84,11 @@ def segment_header_fields(segments: Iterable[Segment], shape_ijk: tuple[int, int
     # Slicer up to 5.0 knows the same field under its former name.
     fields["Segmentation_MasterRepresentation"] = "Binary labelmap"
     fields["Segmentation_ReferenceImageExtentOffset"] = "0 0 0"
+    # Without it Slicer saves the segmentation cropped to its segments, off the scan's grid.
+    numbers = [*geometry.affine_ijk_to_ras_mm.ravel().tolist(), *(int(n) for n in extent.split())]
+    fields["Segmentation_ConversionParameters"] = (
+        f"Reference image geometry|{''.join(f'{n!r};' for n in numbers)}|Grid of the scan that was segmented.&"
+    )
     return fields
 
 

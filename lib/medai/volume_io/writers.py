@@ -58,7 +58,7 @@ def write_volume(volume: Volume, path: Path) -> None:
 def encode_label_map_nrrd(label_map: LabelMap) -> bytes:
     """The label map as a gzip-compressed .seg.nrrd in memory, in one gzip member: what a click is answered with."""
     labels = _compact_labels(label_map)
-    fields = segment_header_fields(label_map.segments, label_map.geometry.shape_ijk)
+    fields = segment_header_fields(label_map.segments, label_map.geometry)
     header = _nrrd_header(label_map.geometry, labels.dtype, fields)
     return header + deflate(fortran_bytes(labels))
 

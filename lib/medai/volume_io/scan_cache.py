@@ -1,0 +1,291 @@
+"""A scan is decoded once; afterwards regions of it are served from memory or from a memory map.
+
+The first answer is the decoded image itself. In the background it is written to disk as a raw ``.npy`` (Fortran order:
+i fastest) with a JSON sidecar for geometry and header; from then on, also in other processes and after a restart, the
+scan is a read-only memory map and costs only the pages that are touched. An entry belongs to a path, size and
+modification time, so a changed file is decoded again. Both bounds are kept by forgetting what was used longest ago:
+``memory_bytes`` counts the images held open here (decoded or mapped), ``disk_bytes`` the ``.npy`` files. A scan larger
+than a bound is served but not kept. Peak memory is the decoded scan and the reader's slabs: the disk form is written
+from the same array.
+
+Threads: any number of callers; one thread writes disk forms; one thread works off ``prefetch``.
+
+Locks, always taken in this order and released in any:
+
+1. the lock of one key (``_key_locks``), so that threads that want the same scan wait for one decode;
+2. the file lock of the key's slot, so that processes do; the caller that decodes takes it and the writer thread
+   releases it when the disk form is there, so that a waiting process maps it instead of decoding;
+3. ``_lock`` around the dictionaries; held for a few lookups, never during decoding, reading or writing.
+
+The writer thread takes only ``_lock`` while it owns a file lock, so it never waits for a caller.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from medai.domain import Volume
+from medai.errors import InputError, MedaiError, StorageError
+from medai.geometry import VolumeGeometry
+from medai.volume_io.atomic import atomic_path
+from medai.volume_io.readers import read_volume
+
+_log = logging.getLogger(__name__)
+
+_LAYOUT_VERSION = 1
+_LOCK_SLOTS = 256
+_LONGEST_PREFETCH_QUEUE = 8
+_ABANDONED_AFTER_S = 3600.0
+_LONGEST_WAIT_S = 300.0
+
+
+class ScanCache:
+    """Decoded scans, bounded in memory and on disk; safe for threads and processes."""
+
+    def __init__(self, folder: Path, *, memory_bytes: int, disk_bytes: int) -> None:
+        """Open the cache.
+
+        Args:
+            folder: where disk forms live; made if absent, may be shared by processes.
+            memory_bytes: bound on the images held open by this object; 0 keeps none.
+            disk_bytes: bound on the disk forms in ``folder``; 0 writes none.
+        """
+        if memory_bytes < 0 or disk_bytes < 0:
+            raise InputError(f"The bounds of the scan cache are {memory_bytes} and {disk_bytes} bytes; use 0 or more.")
+        self._folder = folder
+        self._memory_bytes = memory_bytes
+        self._disk_bytes = disk_bytes
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, Volume] = OrderedDict()
+        self._key_locks: dict[str, tuple[threading.Lock, int]] = {}
+        self._prefetching: set[Path] = set()
+        self._closed = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="scan-cache-writer")
+        self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="scan-cache-prefetch")
+        try:
+            (folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"The scan cache folder {folder} cannot be made: {error.strerror}.") from error
+
+    def get(self, path: Path, case_id: str = "") -> Volume:
+        """The scan at a path, decoded at most once.
+
+        Args:
+            path: a scan that ``read_volume`` reads.
+            case_id: given to the returned volume.
+
+        Returns:
+            The scan with a read-only image, int16 or float32: an array in memory or an ``np.memmap``. Copy what is
+            to be changed, and only the region that is needed.
+
+        Raises:
+            InputError: the scan cannot be read; see ``read_volume``.
+        """
+        key = _key_of(path)
+        volume = self._find_open(key)
+        if volume is None:
+            with self._key_lock(key):
+                volume = self._find_open(key) or self._open_or_decode(path, key)
+        return dataclasses.replace(volume, case_id=case_id)
+
+    def prefetch(self, path: Path, case_id: str = "") -> None:
+        """Decode a scan in the background, so that ``get`` finds it ready. Never raises for a bad scan: ``get`` will.
+
+        Beyond a few waiting scans further ones are ignored: what is opened far from now would push out what is
+        needed next.
+        """
+        with self._lock:
+            if self._closed or path in self._prefetching or len(self._prefetching) >= _LONGEST_PREFETCH_QUEUE:
+                return
+            self._prefetching.add(path)
+            self._prefetcher.submit(self._prefetch_now, path, case_id)
+
+    def close(self) -> None:
+        """Finish writing, stop both threads and forget the open images. Volumes already handed out stay valid."""
+        with self._lock:
+            self._closed = True
+        self._prefetcher.shutdown(wait=True, cancel_futures=True)
+        self._writer.shutdown(wait=True)
+        with self._lock:
+            self._open.clear()
+
+    def _prefetch_now(self, path: Path, case_id: str) -> None:
+        try:
+            self.get(path, case_id)
+        except (MedaiError, OSError) as error:
+            _log.warning("prefetch of case '%s' failed: %s", case_id, error)
+        finally:
+            with self._lock:
+                self._prefetching.discard(path)
+
+    def _find_open(self, key: str) -> Volume | None:
+        with self._lock:
+            volume = self._open.get(key)
+            if volume is not None:
+                self._open.move_to_end(key)
+            return volume
+
+    def _keep_open(self, key: str, volume: Volume) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._open[key] = volume
+            self._open.move_to_end(key)
+            total = sum(held.image_hu.nbytes for held in self._open.values())
+            while self._open and total > self._memory_bytes:
+                total -= self._open.popitem(last=False)[1].image_hu.nbytes
+
+    def _open_or_decode(self, path: Path, key: str) -> Volume:
+        slot = int(key[:8], 16) % _LOCK_SLOTS
+        file_lock = FileLock(self._folder / "locks" / f"{slot:02x}.lock", thread_local=False)
+        with contextlib.suppress(Timeout):
+            # Bounded: a decode that never ends elsewhere must not stop this one; then both decode. (filelock also takes
+            # an endless wait for a deadlock, because another thread releases what this one has taken.)
+            file_lock.acquire(timeout=_LONGEST_WAIT_S, poll_interval=0.01)
+        handed_over = False
+        try:
+            volume = self._map(key)
+            if volume is None:
+                started = time.perf_counter()
+                volume = read_volume(path)
+                volume.image_hu.setflags(write=False)
+                _log.info("decoded %s in %.2f s", path.name, time.perf_counter() - started)
+                handed_over = self._write_later(key, volume, file_lock)
+            self._keep_open(key, volume)
+            return volume
+        finally:
+            if not handed_over:
+                file_lock.release()
+
+    def _write_later(self, key: str, volume: Volume, file_lock: FileLock) -> bool:
+        """Queue the disk form; True where the writer thread now owns the file lock."""
+        if volume.image_hu.nbytes > self._disk_bytes:
+            return False
+        with self._lock:
+            if self._closed:
+                return False
+            self._writer.submit(self._write_now, key, volume, file_lock)
+        return True
+
+    def _write_now(self, key: str, volume: Volume, file_lock: FileLock) -> None:
+        try:
+            self._make_room(key, volume.image_hu.nbytes)
+            self._write(key, volume)
+            mapped = self._map(key)
+            with self._lock:
+                if mapped is not None and key in self._open:
+                    self._open[key] = mapped
+        except (OSError, StorageError) as error:
+            _log.warning("the disk form of a scan could not be written: %s", error)
+        finally:
+            file_lock.release()
+
+    def _write(self, key: str, volume: Volume) -> None:
+        with atomic_path(self._folder / f"{key}.npy") as temporary, temporary.open("wb") as stream:
+            np.save(stream, np.asfortranarray(volume.image_hu))
+            stream.flush()
+            os.fsync(stream.fileno())
+        sidecar = {
+            "layout_version": _LAYOUT_VERSION,
+            "shape_ijk": volume.geometry.shape_ijk,
+            "affine_ijk_to_ras_mm": volume.geometry.affine_ijk_to_ras_mm.tolist(),
+            "header": volume.header,
+        }
+        with atomic_path(self._folder / f"{key}.json") as temporary:
+            temporary.write_text(json.dumps(sidecar), encoding="utf-8")
+
+    def _map(self, key: str) -> Volume | None:
+        """The scan from its disk form, or None where there is none or it is damaged."""
+        sidecar_path = self._folder / f"{key}.json"
+        try:
+            sidecar: dict[str, Any] = json.loads(sidecar_path.read_text(encoding="utf-8"))
+            if sidecar["layout_version"] != _LAYOUT_VERSION:
+                return None
+            image_hu = np.load(self._folder / f"{key}.npy", mmap_mode="r")
+            if image_hu.dtype not in (np.int16, np.float32):
+                return None
+            geometry = VolumeGeometry(
+                shape_ijk=tuple(sidecar["shape_ijk"]),
+                affine_ijk_to_ras_mm=np.asarray(sidecar["affine_ijk_to_ras_mm"], dtype=np.float64),
+            )
+            volume = Volume(geometry=geometry, image_hu=image_hu, header=dict(sidecar["header"]))
+            # The sidecar's own time is the time of last use: it decides what is forgotten first.
+            os.utime(sidecar_path)
+            return volume
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MedaiError):
+            return None
+
+    def _make_room(self, key: str, needed_bytes: int) -> None:
+        """Remove what is stale, then what was used longest ago, until the new disk form fits."""
+        stale_before = time.time() - _ABANDONED_AFTER_S
+        path_part = key.partition("-")[0]
+        entries: list[tuple[float, int, str]] = []
+        for image_path in self._folder.glob("*.npy"):
+            name = image_path.stem
+            with contextlib.suppress(OSError):
+                stat = image_path.stat()
+                if image_path.name.startswith("."):
+                    if stat.st_mtime < stale_before:
+                        image_path.unlink()
+                    continue
+                if name.partition("-")[0] == path_part:
+                    self._remove(name)
+                    continue
+                sidecar_path = self._folder / f"{name}.json"
+                used = sidecar_path.stat().st_mtime if sidecar_path.exists() else stat.st_mtime
+                entries.append((used, stat.st_size, name))
+        total = sum(size for _, size, _ in entries)
+        for _, size, name in sorted(entries):
+            if total + needed_bytes <= self._disk_bytes:
+                return
+            self._remove(name)
+            total -= size
+
+    def _remove(self, name: str) -> None:
+        # The sidecar first: without it the entry does not exist. Open maps of the image stay valid.
+        for suffix in (".json", ".npy"):
+            with contextlib.suppress(OSError):
+                (self._folder / f"{name}{suffix}").unlink()
+
+    @contextlib.contextmanager
+    def _key_lock(self, key: str) -> Iterator[None]:
+        with self._lock:
+            lock, users = self._key_locks.get(key, (threading.Lock(), 0))
+            self._key_locks[key] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                lock, users = self._key_locks[key]
+                if users == 1:
+                    del self._key_locks[key]
+                else:
+                    self._key_locks[key] = (lock, users - 1)
+
+
+def _key_of(path: Path) -> str:
+    """``<hash of the path>-<hash of what is there>``; a folder is known by all its files."""
+    try:
+        real = path.resolve(strict=True)
+        files = sorted(p for p in real.rglob("*") if p.is_file()) if real.is_dir() else [real]
+        state = [(str(f.relative_to(real)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    except OSError as error:
+        raise InputError(f"There is no file or folder '{path}'. Check the path.") from error
+    path_hash = hashlib.sha256(os.fsencode(real)).hexdigest()[:24]
+    return f"{path_hash}-{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}"
