@@ -7,7 +7,7 @@ A retrained model is published only where patients that no training run has seen
    ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
 3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
    rule takes its place: no single held-back case may lose more than ``few_case_loss``.
-4. With no held-back case nothing is published: an unverified model is not better.
+4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Verdict:
     Attributes:
         publish: True where the challenger replaces the champion.
         reason: one sentence with the numbers, for the annotator.
-        figures: the comparison, None where there was nothing to compare on.
+        figures: the comparison.
         rules: the thresholds that held.
         champion_dice: case id to mean Dice of the champion on the held-back cases.
         challenger_dice: the same of the challenger.
@@ -64,7 +64,7 @@ class Verdict:
 
     publish: bool
     reason: str
-    figures: PairedDifference | None
+    figures: PairedDifference
     rules: PromotionRules
     champion_dice: Mapping[str, float]
     challenger_dice: Mapping[str, float]
@@ -74,7 +74,7 @@ class Verdict:
         return {
             "publish": self.publish,
             "reason": self.reason,
-            "figures": asdict(self.figures) if self.figures else None,
+            "figures": asdict(self.figures),
             "rules": asdict(self.rules),
             "champion_dice": dict(self.champion_dice),
             "challenger_dice": dict(self.challenger_dice),
@@ -102,15 +102,11 @@ def judge(
         The verdict; its reason is a sentence with numbers.
 
     Raises:
-        InputError: the two were scored on different cases, or a score is not finite.
+        InputError: no case, the two were scored on different cases, or a score is not finite.
     """
     rules = rules or PromotionRules()
-    figures: PairedDifference | None = None
-    if not champion_dice and not challenger_dice:
-        publish, reason = False, "Refused: no held-back case has a label, so nothing shows that it is better."
-    else:
-        figures = paired_difference(champion_dice, challenger_dice, patient_of_case=patient_of_case, rng=rng)
-        publish, reason = _decide(figures, rules)
+    figures = paired_difference(champion_dice, challenger_dice, patient_of_case=patient_of_case, rng=rng)
+    publish, reason = _decide(figures, rules)
     return Verdict(
         publish=publish,
         reason=reason,

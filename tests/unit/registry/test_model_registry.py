@@ -172,6 +172,17 @@ def test_a_damaged_starter_is_not_served(registry, starters):
         registry.champion(TASK)
 
 
+def test_a_published_card_without_sha256_is_not_trusted(registry, trained):
+    published = registry.publish(TASK, trained(b"one"), {}, GOOD)
+    (published.weights_path.parent / "card.json").write_text("{}")
+    assert fresh(registry).champion(TASK).version_id == STARTER
+
+
+def test_a_starter_card_may_leave_the_sha256_to_the_installer(registry, starters):
+    (starters / TASK / "card.json").write_text('{"note": "packaged"}')
+    assert registry.champion(TASK).card == {"note": "packaged"}
+
+
 def test_rollback_goes_back_step_by_step_to_the_starter(registry, trained):
     first = registry.publish(TASK, trained(b"one"), {}, GOOD)
     second = registry.publish(TASK, trained(b"two"), {}, GOOD)

@@ -1,0 +1,164 @@
+"""What a training run leaves on disk, so that a server can show it after the process that trained has ended.
+
+``<study>/.medai/training/<run id>/``: ``stats.json`` (progress, replaced after every epoch), ``report.json`` (the
+outcome) and, only while it runs, ``work/`` (the challenger). One run at a time a study; the lock is the operating
+system's, so a killed run leaves nothing locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from medai.errors import ConflictError, StorageError
+from medai.store.atomic import plain_json, write_json
+from medai.store.layout import state_folder
+
+TRAINING_FOLDER = "training"
+STATS_FILE = "stats.json"
+REPORT_FILE = "report.json"
+_WORK_FOLDER = "work"
+
+Stage = Literal["collect", "judge champion", "train", "judge challenger", "publish", "done"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainProgress:
+    """How far a training is.
+
+    Attributes:
+        stage: what it does now.
+        epoch: epochs done, 0 before the first one.
+        total_epochs: epochs to do.
+        loss: mean training loss of the last epoch; None where there is none.
+        dice: best mean Dice on the held-back patients known so far; None before the champion has been judged.
+        eta_s: seconds until the last epoch ends; None where that is not known.
+    """
+
+    stage: Stage
+    epoch: int
+    total_epochs: int
+    loss: float | None = None
+    dice: float | None = None
+    eta_s: float | None = None
+
+    def describe(self) -> str:
+        """One short line for a progress bar."""
+        words = {
+            "collect": "Reading the submitted labels",
+            "judge champion": "Judging the present model",
+            "train": f"Training, epoch {self.epoch} of {self.total_epochs}",
+            "judge challenger": "Judging the new model",
+            "publish": "Publishing",
+            "done": "Done",
+        }
+        loss = f", loss {self.loss:.3f}" if self.stage == "train" and self.loss is not None else ""
+        return words[self.stage] + loss
+
+
+class TrainingRun:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run_id = folder.name
+        self.work_folder = folder / _WORK_FOLDER
+        self.started_s = time.time()
+
+    def write_stats(self, progress: RetrainProgress) -> None:
+        """Replace the run's ``stats.json``."""
+        write_json(self.folder / STATS_FILE, train_stats(progress, started_s=self.started_s))
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write the outcome; numbers that are not finite become null."""
+        write_json(self.folder / REPORT_FILE, plain_json(report))
+
+
+@contextlib.contextmanager
+def training_run(study_folder: Path) -> Iterator[TrainingRun]:
+    """Start the study's one training run; its working files are removed at the end.
+
+    Raises:
+        ConflictError: a training of this study runs already, in this process or another one.
+        StorageError: the folder cannot be made.
+    """
+    trainings = state_folder(study_folder) / TRAINING_FOLDER
+    try:
+        trainings.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{trainings} cannot be made ({error}): check its permissions.") from error
+    try:
+        with FileLock(trainings / ".lock", timeout=0):
+            for leftover in trainings.glob(f"*/{_WORK_FOLDER}"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            # To the microsecond: under the lock that is unique, and names sort by time.
+            run = TrainingRun(trainings / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
+            try:
+                yield run
+            finally:
+                shutil.rmtree(run.work_folder, ignore_errors=True)
+    except Timeout as error:
+        raise ConflictError("A training of this study runs already: wait for it, or stop it first.") from error
+
+
+def train_stats(progress: RetrainProgress, *, started_s: float) -> dict[str, Any]:
+    """Progress in the words of MONAI Label's ``train_stats``; never a NaN or a null, which its clients cannot read.
+
+    Args:
+        progress: how far the run is.
+        started_s: when it began, seconds since 1970.
+    """
+    stats: dict[str, Any] = {
+        "stage": progress.stage,
+        "epoch": progress.epoch,
+        "current_epoch": progress.epoch,
+        "total_epochs": progress.total_epochs,
+        "start_ts": int(started_s),
+        "total_time": time.strftime("%H:%M:%S", time.gmtime(max(0.0, time.time() - started_s))),
+        "best_metric": _finite_or(progress.dice, 0.0),
+        "train": {},
+        "eval": {},
+    }
+    if progress.loss is not None and math.isfinite(progress.loss):
+        stats["train"]["loss"] = progress.loss
+    if progress.dice is not None and math.isfinite(progress.dice):
+        stats["eval"]["mean_dice"] = progress.dice
+    if progress.eta_s is not None and math.isfinite(progress.eta_s):
+        stats["eta_s"] = progress.eta_s
+    return stats
+
+
+def latest_stats(study_folder: Path) -> dict[str, Any]:
+    """The ``train_stats`` of the study's latest run; empty where it never trained."""
+    return _read_latest(study_folder, STATS_FILE)
+
+
+def latest_report(study_folder: Path) -> dict[str, Any]:
+    """The outcome of the study's latest run that came to one; empty where there is none."""
+    return _read_latest(study_folder, REPORT_FILE)
+
+
+def _read_latest(study_folder: Path, name: str) -> dict[str, Any]:
+    """The newest file of that name among the runs; run ids begin with the time they started."""
+    found = sorted((state_folder(study_folder) / TRAINING_FOLDER).glob(f"*/{name}"))
+    if not found:
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{found[-1]} is damaged ({error}); it can be removed.") from error
+    return content
+
+
+def _finite_or(value: float | None, otherwise: float) -> float:
+    return value if value is not None and math.isfinite(value) else otherwise

@@ -1,0 +1,255 @@
+"""The retrain workflow on a real study folder and registry; the network is a fake that learns at once."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medai.domain import LabelMap, Segment, Volume
+from medai.errors import CancelledByUserError, ConflictError, InputError, ModelError
+from medai.evaluation.promotion import judge
+from medai.geometry import VolumeGeometry
+from medai.registry import STARTER, ModelRegistry, version_files
+from medai.store.split import FrozenSplit
+from medai.store.study import StudyStore
+from medai.volume_io.writers import write_label_map, write_volume
+from medai.workflows.retrain import CLICK_TASK, EpochFigures, RetrainConfig, retrain
+from medai.workflows.training_runs import latest_report, latest_stats
+
+GEOMETRY = VolumeGeometry(
+    shape_ijk=(20, 22, 24),
+    affine_ijk_to_ras_mm=np.array([[-0.7, 0, 0, 5.0], [0, 0, 2.0, -7.0], [0, 0.8, 0, 9.0], [0, 0, 0, 1.0]]),
+)
+
+
+class FakeNetwork:
+    """Trains and scores without a network: weights are a number, the Dice of every nodule."""
+
+    def __init__(self, trained_dice):
+        self.trained_dice = trained_dice
+        self.trained_on = None
+        self.judged_on = []
+
+    def train(self, nodules, *, start_from, output_folder, config, on_epoch, should_stop):
+        self.trained_on = [nodule.case_id for nodule in nodules]
+        assert start_from.is_file()
+        for epoch in range(1, config.epochs + 1):
+            if should_stop():
+                raise CancelledByUserError("stopped")
+            on_epoch(EpochFigures(epoch=epoch, total_epochs=config.epochs, loss=1.0 / epoch))
+        output_folder.mkdir(parents=True, exist_ok=True)
+        path = output_folder / "challenger.safetensors"
+        path.write_text(str(self.trained_dice))
+        return path
+
+    def score(self, weights_path, nodules, *, device):
+        self.judged_on.append([nodule.case_id for nodule in nodules])
+        return {nodule.case_id: float(weights_path.read_text()) for nodule in nodules}
+
+
+@pytest.fixture
+def registry(tmp_path):
+    starter = tmp_path / "starters" / CLICK_TASK
+    starter.mkdir(parents=True)
+    (starter / "weights.safetensors").write_text("0.7")
+    digest = version_files.sha256_of(starter / "weights.safetensors")
+    (starter / "card.json").write_text(json.dumps({"weights_sha256": digest}))
+    return ModelRegistry(tmp_path / "models", starter_folder=starter.parent)
+
+
+def add_case(study, tmp_path, case_id, nodules=1, geometry=GEOMETRY):
+    write_volume(
+        Volume(geometry=GEOMETRY, image_hu=np.full(GEOMETRY.shape_ijk, -800, np.int16)), tmp_path / f"{case_id}.nii.gz"
+    )
+    study.add_image(tmp_path / f"{case_id}.nii.gz")
+    labels = np.zeros(geometry.shape_ijk, np.uint8)
+    for n in range(nodules):
+        labels[3 : 7 + n, 2:6, 3 + 8 * n : 7 + 8 * n] = 1
+    label_path = tmp_path / "label.nii.gz"
+    write_label_map(LabelMap(geometry=geometry, labels=labels, segments=(Segment(value=1, name="nodule"),)), label_path)
+    study.save_label(case_id, label_path, "final")
+
+
+@pytest.fixture
+def study(tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    return StudyStore(folder)
+
+
+@pytest.fixture
+def labelled_study(study, tmp_path):
+    for n in range(6):
+        add_case(study, tmp_path, f"case{n}", nodules=1 + n % 2)
+    return study
+
+
+def run(study, registry, network, *, should_stop=lambda: False, on_progress=lambda _: None, epochs=3):
+    return retrain(
+        study,
+        registry,
+        RetrainConfig(epochs=epochs),
+        on_progress=on_progress,
+        should_stop=should_stop,
+        trainer=network.train,
+        scorer=network.score,
+    )
+
+
+def test_a_better_model_is_published_and_reported(labelled_study, registry):
+    network = FakeNetwork(0.8)
+    report = run(labelled_study, registry, network)
+    champion = registry.champion(CLICK_TASK)
+    assert report.published
+    assert (report.former_version, report.version) == (STARTER, champion.version_id)
+    assert champion.weights_path.read_text() == "0.8"
+    assert report.champion_dice == pytest.approx(0.7)
+    assert report.challenger_dice == pytest.approx(0.8)
+    assert report.train_nodules + report.held_back_nodules == 9
+    assert champion.card["trained_from"] == STARTER
+    assert champion.verdict["reason"] == report.reason
+    assert latest_report(labelled_study.folder) == json.loads(json.dumps(report.to_json()))
+    assert latest_stats(labelled_study.folder)["best_metric"] == pytest.approx(0.8)
+    assert latest_stats(labelled_study.folder)["stage"] == "done"
+
+
+def test_no_patient_trains_and_judges(labelled_study, registry):
+    network = FakeNetwork(0.8)
+    run(labelled_study, registry, network)
+    placed = FrozenSplit(labelled_study.folder).place_cases(labelled_study.image_ids())
+    assert {placed[nodule.split("#")[0]] for nodule in network.trained_on} == {"train"}
+    assert {placed[nodule.split("#")[0]] for nodule in network.judged_on[0]} == {"validation"}
+    assert network.judged_on[0] == network.judged_on[1]
+
+
+def test_the_judges_stay_when_labels_arrive(labelled_study, registry, tmp_path):
+    network = FakeNetwork(0.8)
+    run(labelled_study, registry, network)
+    before = set(network.judged_on[0])
+    for n in range(6, 10):
+        add_case(labelled_study, tmp_path, f"case{n}")
+    again = FakeNetwork(0.9)
+    run(labelled_study, registry, again)
+    assert before <= set(again.judged_on[0])
+    assert not before & set(again.trained_on)
+
+
+@pytest.mark.parametrize("dice", [0.6, 0.7, 0.701])
+def test_a_model_that_is_not_better_is_refused(labelled_study, registry, dice):
+    report = run(labelled_study, registry, FakeNetwork(dice))
+    assert not report.published
+    assert report.reason.startswith("Refused")
+    assert report.version == report.former_version == STARTER
+    assert registry.champion(CLICK_TASK).version_id == STARTER
+    assert latest_stats(labelled_study.folder)["best_metric"] == pytest.approx(0.7)
+
+
+def test_the_next_round_starts_from_the_new_champion(labelled_study, registry):
+    first = run(labelled_study, registry, FakeNetwork(0.8))
+    second = run(labelled_study, registry, FakeNetwork(0.75))
+    assert second.former_version == first.version
+    assert not second.published
+    assert registry.champion(CLICK_TASK).version_id == first.version
+
+
+def test_progress_tells_every_stage_and_epoch(labelled_study, registry):
+    seen = []
+    run(labelled_study, registry, FakeNetwork(0.8), on_progress=seen.append)
+    stages = [progress.stage for progress in seen]
+    assert stages == ["collect", "judge champion", *["train"] * 4, "judge challenger", "publish", "done"]
+    epochs = [progress for progress in seen if progress.stage == "train"]
+    assert [progress.epoch for progress in epochs] == [0, 1, 2, 3]
+    assert [progress.loss for progress in epochs] == [None, 1.0, 0.5, pytest.approx(1 / 3)]
+    assert epochs[-1].eta_s == 0.0
+    assert epochs[1].dice == pytest.approx(0.7)
+    assert seen[-1].dice == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("stop_after", range(9))
+def test_stopped_at_any_moment_the_champion_stays(labelled_study, registry, stop_after):
+    asked = 0
+
+    def should_stop():
+        nonlocal asked
+        asked += 1
+        return asked > stop_after
+
+    # Asked five times by the stages and three times by the fake's epochs.
+    if stop_after < 8:
+        with pytest.raises(CancelledByUserError, match="stopped"):
+            run(labelled_study, registry, FakeNetwork(0.8), should_stop=should_stop)
+        assert registry.champion(CLICK_TASK).version_id == STARTER
+        assert latest_report(labelled_study.folder) == {}
+    else:
+        assert run(labelled_study, registry, FakeNetwork(0.8), should_stop=should_stop).published
+    assert not list((labelled_study.folder / ".medai" / "training").glob("*/work"))
+
+
+def test_without_labels_nothing_is_trained(study, registry):
+    network = FakeNetwork(0.8)
+    with pytest.raises(InputError, match=r"No case of this study has a usable submitted label.*at least two patients"):
+        run(study, registry, network)
+    assert network.trained_on is None
+
+
+def test_one_patient_is_too_few_and_two_are_enough(study, registry, tmp_path):
+    add_case(study, tmp_path, "only")
+    with pytest.raises(InputError, match=r"1 case has a usable submitted label, but no patient is"):
+        run(study, registry, FakeNetwork(0.8))
+    add_case(study, tmp_path, "other")
+    assert run(study, registry, FakeNetwork(0.8)).published
+
+
+def test_unusable_labels_are_left_out_with_the_reason(labelled_study, registry, tmp_path):
+    elsewhere = VolumeGeometry(shape_ijk=(20, 22, 24), affine_ijk_to_ras_mm=np.diag([3.0, 3.0, 3.0, 1.0]))
+    add_case(labelled_study, tmp_path, "other_grid", geometry=elsewhere)
+    add_case(labelled_study, tmp_path, "empty", nodules=0)
+    add_case(labelled_study, tmp_path, "damaged")
+    labelled_study.label_path("damaged", "final").write_bytes(b"not an image")
+    add_case(labelled_study, tmp_path, "markup")
+    (tmp_path / "markup.json").write_text("{}")
+    labelled_study.save_label("markup", tmp_path / "markup.json", "final")
+    network = FakeNetwork(0.8)
+    report = run(labelled_study, registry, network)
+    assert set(report.skipped) == {"other_grid", "empty", "damaged", "markup"}
+    assert "another grid" in report.skipped["other_grid"]
+    assert "holds no nodule" in report.skipped["empty"]
+    assert "detection markup" in report.skipped["markup"]
+    assert all(nodule.startswith("case") for nodule in network.trained_on)
+
+
+def test_a_model_published_meanwhile_is_not_overwritten(labelled_study, registry):
+    class Overtaken(FakeNetwork):
+        def train(self, nodules, **named):
+            path = super().train(nodules, **named)
+            registry.publish(CLICK_TASK, path, {}, judge({"a": 0.7}, {"a": 0.9}, rng=np.random.default_rng(0)))
+            return path
+
+    with pytest.raises(ConflictError, match="has been published since"):
+        run(labelled_study, registry, Overtaken(0.8))
+    assert registry.champion(CLICK_TASK).card["predecessor"] == STARTER
+
+
+def test_no_champion_is_an_error(labelled_study, tmp_path):
+    registry = ModelRegistry(tmp_path / "models", starter_folder=tmp_path / "none")
+    with pytest.raises(ModelError, match="no weights"):
+        run(labelled_study, registry, FakeNetwork(0.8))
+
+
+def test_epochs_below_one_are_refused():
+    with pytest.raises(InputError, match="0 epochs"):
+        RetrainConfig(epochs=0)
+
+
+def test_a_lung_left_in_the_label_is_not_a_nodule(labelled_study, registry, tmp_path):
+    geometry = VolumeGeometry(shape_ijk=(20, 22, 24), affine_ijk_to_ras_mm=np.diag([7.0, 7.0, 7.0, 1.0]))
+    write_volume(Volume(geometry=geometry, image_hu=np.zeros((20, 22, 24), np.int16)), tmp_path / "lung.nii.gz")
+    labelled_study.add_image(tmp_path / "lung.nii.gz")
+    labels = np.zeros((20, 22, 24), np.uint8)
+    labels[1:19, 1:19, 1:19] = 1
+    labels[19, 19:21, 19:22] = 2
+    segments = (Segment(value=1, name="lung"), Segment(value=2, name="nodule"))
+    write_label_map(LabelMap(geometry=geometry, labels=labels, segments=segments), tmp_path / "label.nii.gz")
+    labelled_study.save_label("lung", tmp_path / "label.nii.gz", "final")
+    report = run(labelled_study, registry, FakeNetwork(0.8))
+    assert report.train_nodules + report.held_back_nodules == 9 + 1
