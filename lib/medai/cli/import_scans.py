@@ -16,11 +16,13 @@ def import_scans(
     resample_irregular: Annotated[
         bool, typer.Option(help="Resample series with missing or uneven slices instead of refusing them.")
     ] = False,
-    correct_tilt: Annotated[bool, typer.Option(help="Straighten series taken with a tilted gantry.")] = True,
+    correct_tilt: Annotated[
+        bool, typer.Option(help="Straighten series taken with a tilted gantry instead of refusing them.")
+    ] = False,
     json_file: JsonOption = None,
 ) -> None:
     """Bring scans into a study folder; what cannot be used is named with the reason."""
-    from medai.volume_io.read_options import ReadOptions
+    from medai.volume_io.options import ReadOptions
     from medai.workflows.import_study import import_scans as run_import
 
     screen = console(json_file)

@@ -6,8 +6,8 @@ at the top, and everything heavier inside the function that needs it.
 
 import logging
 import sys
+from typing import NoReturn
 
-import click
 import typer
 
 from medai.cli import bench, demo, import_scans, infer, phantom, serve, train
@@ -57,15 +57,15 @@ def main() -> None:
     """Run the command line; the exit code is 2 for bad input, 130 when interrupted."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        sys.exit(0)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "medai"
-        _fail(f"{error.format_message()} See: {command} --help")
-    except click.ClickException as error:
-        _fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt, CancelledByUserError):
+    except typer.TyperException as error:
+        # Usage errors: typer's own classes below this one are private to it.
+        context = getattr(error, "ctx", None)
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(message)
+            sys.exit(0)
+        _fail(f"{message} See: {context.command_path if context else 'medai'} --help")
+    except (typer.Abort, KeyboardInterrupt, CancelledByUserError):
         typer.echo("medai: stopped.", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except MedaiError as error:
@@ -73,7 +73,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
     typer.echo(f"medai: {one_line}", err=True)
     sys.exit(EXIT_BAD_INPUT)
