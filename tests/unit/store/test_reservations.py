@@ -1,0 +1,115 @@
+"""Who gets which case, on a clock the tests move by hand."""
+
+import json
+import threading
+
+import pytest
+
+from medai.errors import ConflictError
+from medai.store.reservations import Reservations
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def reservations(tmp_path, clock):
+    return Reservations(tmp_path, ttl_s=600, now=clock)
+
+
+def ask(reservations, client, cases=("a", "b", "c")):
+    return reservations.choose(client, open_cases=lambda: cases, select=lambda left: left[0] if left else None)
+
+
+def test_two_clients_never_get_the_same_case(reservations):
+    assert [ask(reservations, client) for client in ("ann", "ben", "cleo", "dora")] == ["a", "b", "c", None]
+
+
+def test_next_means_next_and_what_was_skipped_comes_back_last_oldest_first(reservations):
+    assert ask(reservations, "ben") == "a"
+    assert [ask(reservations, "ann") for _ in range(4)] == ["b", "c", "b", "c"]
+
+
+def test_a_submitted_case_is_free_and_is_not_handed_out_again(reservations):
+    assert ask(reservations, "ann") == "a"
+    reservations.release("a")
+    assert ask(reservations, "ben", cases=("b", "c")) == "b"
+    assert [r.case_id for r in reservations.active()] == ["b"]
+
+
+def test_a_skipped_case_that_was_labelled_meanwhile_does_not_come_back(reservations):
+    ask(reservations, "ann")
+    assert ask(reservations, "ann", cases=()) is None
+
+
+def test_a_reservation_ends_after_its_time(reservations, clock):
+    assert ask(reservations, "ann") == "a"
+    clock.now += 599
+    assert ask(reservations, "ben") == "b"
+    clock.now += 2
+    assert reservations.holder("a") is None
+    assert ask(reservations, "cleo") == "a"
+
+
+def test_renewing_keeps_a_case_and_a_lost_one_is_not_renewed(reservations, clock):
+    ask(reservations, "ann")
+    for _ in range(5):
+        clock.now += 500
+        assert reservations.renew("a", "ann")
+    assert reservations.holder("a") == "ann"
+    assert not reservations.renew("a", "ben")
+    clock.now += 601
+    assert not reservations.renew("a", "ann")
+
+
+def test_renewing_again_at_once_does_not_write(reservations, tmp_path, clock):
+    ask(reservations, "ann")
+    before = (tmp_path / ".medai/reservations.json").stat().st_mtime_ns
+    clock.now += 1
+    assert reservations.renew("a", "ann")
+    assert (tmp_path / ".medai/reservations.json").stat().st_mtime_ns == before
+
+
+def test_a_case_can_be_reserved_by_name(reservations):
+    assert reservations.reserve("a", "ann").until_s == 1600
+    assert reservations.reserve("a", "ann").client_id == "ann"
+    with pytest.raises(ConflictError, match="annotated by another client, for at most 10 more minutes"):
+        reservations.reserve("a", "ben")
+
+
+def test_reservations_survive_a_restart(reservations, tmp_path, clock):
+    ask(reservations, "ann")
+    assert Reservations(tmp_path, ttl_s=600, now=clock).holder("a") == "ann"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"cases": []}', '{"cases": {"a": {}}}', '{"cases": {"a": 1}}'])
+def test_a_damaged_record_does_not_stop_the_work(reservations, tmp_path, content):
+    (tmp_path / ".medai/reservations.json").write_text(content)
+    assert ask(reservations, "ann") == "a"
+    assert json.loads((tmp_path / ".medai/reservations.json").read_text())["cases"].keys() == {"a"}
+
+
+def test_threads_that_ask_at_once_all_get_different_cases(reservations):
+    cases = tuple(f"case_{n:02d}" for n in range(16))
+    given, barrier = [], threading.Barrier(16)
+
+    def work(client):
+        barrier.wait()
+        given.append(ask(reservations, client, cases))
+
+    threads = [threading.Thread(target=work, args=(f"client {n}",)) for n in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(given) == sorted(cases)
