@@ -88,6 +88,18 @@ class VolumeGeometry:
         affine[:3, 3] = self.ijk_to_ras(box.start_ijk)
         return VolumeGeometry(shape_ijk=box.shape_ijk, affine_ijk_to_ras_mm=affine)
 
+    @property
+    def is_left_handed(self) -> bool:
+        """True where the axes i, j, k form a left-handed system (a mirrored file such as a LAS NIfTI)."""
+        return bool(np.linalg.det(self.affine_ijk_to_ras_mm[:3, :3]) < 0)
+
+    def with_axis_reversed(self, axis: int) -> VolumeGeometry:
+        """The same voxels counted from the other end of one axis; goes with ``numpy.flip`` of the array."""
+        affine = self.affine_ijk_to_ras_mm.copy()
+        affine[:3, 3] += affine[:3, axis] * (self.shape_ijk[axis] - 1)
+        affine[:3, axis] *= -1
+        return VolumeGeometry(shape_ijk=self.shape_ijk, affine_ijk_to_ras_mm=affine)
+
     def resampled(self, spacing_mm: Sequence[float]) -> VolumeGeometry:
         """The grid with the same axes and outer faces at another spacing, covering at least the same extent."""
         old = np.asarray(self.spacing_mm)

@@ -62,6 +62,17 @@ def test_resampling_keeps_the_outer_corner(geometry: VolumeGeometry, spacing_mm:
     assert np.all(extent >= np.array(SHAPE_IJK) * geometry.spacing_mm - 1e-3)
 
 
+@given(geometries(), st.integers(0, 2))
+@settings(max_examples=50, deadline=None)
+def test_reversing_an_axis_keeps_voxels_where_they_are(geometry: VolumeGeometry, axis: int) -> None:
+    other = geometry.with_axis_reversed(axis)
+    assert other.is_left_handed != geometry.is_left_handed
+    index = [2, 3, 4]
+    mirrored = list(index)
+    mirrored[axis] = SHAPE_IJK[axis] - 1 - index[axis]
+    assert other.ijk_to_ras(mirrored) == pytest.approx(geometry.ijk_to_ras(index), abs=1e-6)
+
+
 def test_lps_flips_the_first_two_axes_only() -> None:
     assert points_lps_to_ras([[1.0, 2.0, 3.0]]).tolist() == [[-1.0, -2.0, 3.0]]
     assert points_ras_to_lps(points_lps_to_ras([4.0, -5.0, 6.0])).tolist() == [4.0, -5.0, 6.0]
