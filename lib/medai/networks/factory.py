@@ -18,7 +18,16 @@ def _residual_unet(options: Mapping[str, Any]) -> nn.Module:
     return ResidualUNet(**options)
 
 
-NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {"residual_unet": _residual_unet}
+def _candidate_network(options: Mapping[str, Any]) -> nn.Module:
+    from medai.networks.candidate_network import CandidateNetwork
+
+    return CandidateNetwork(**options)
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "candidate_network": _candidate_network,
+    "residual_unet": _residual_unet,
+}
 """Every network a checkpoint can name."""
 
 
@@ -56,5 +65,13 @@ def restore_network(checkpoint: Checkpoint) -> nn.Module:
 
 
 def network_tensors(network: nn.Module) -> dict[str, Any]:
-    """The weights of a network as numpy arrays by name, float32, for ``save_checkpoint``."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
+    """The weights of a network as numpy arrays by name, for ``save_checkpoint``.
+
+    Convolutions are stored in float16: half the file, and a change of the logits far below what Dice can show.
+    Normalisation, whose variances may exceed float16's range, stays in float32.
+    """
+    tensors = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    return {
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).numpy()
+        for name, tensor in tensors.items()
+    }

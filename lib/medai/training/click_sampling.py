@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ class SamplingConfig:
         thick_fraction: share of thin-slice cases averaged into thicker slices.
         noise_hu: largest added noise.
         shift_hu: standard deviation of the intensity shift.
+        gain: standard deviation of the intensity scale.
+        sharpness_fraction: share of patches that are blurred, and of the others that are sharpened.
+        rotation: turn and flip patches.
     """
 
     patch_shape: tuple[int, int, int] = (48, 48, 48)
@@ -42,6 +45,26 @@ class SamplingConfig:
     thick_fraction: float = 0.15
     noise_hu: float = 40.0
     shift_hu: float = 15.0
+    gain: float = 0.03
+    sharpness_fraction: float = 0.2
+    rotation: bool = True
+
+    def unvaried(self) -> SamplingConfig:
+        """The same patches as an annotator's careful first click gives them: for validation."""
+        return replace(
+            self,
+            zoom_range=(1.0, 1.0),
+            coarse_zoom=1.0,
+            careful_fraction=1.0,
+            offset_voxels=0,
+            cut_fraction=0.0,
+            thick_fraction=0.0,
+            noise_hu=0.0,
+            shift_hu=0.0,
+            gain=0.0,
+            sharpness_fraction=0.0,
+            rotation=False,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,7 +108,7 @@ def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generat
     blur = np.maximum(0.0, patch_spacing_mm / spacing_mm - 1.0) * 0.45
     if np.any(blur > 0.1):
         source = ndimage.gaussian_filter(source, blur, mode="nearest")
-    rotation = _random_rotation(rng)
+    rotation = _random_rotation(rng) if config.rotation else np.eye(3)
     matrix = rotation * patch_spacing_mm / spacing_mm[:, None]
     offset = centre - low - matrix @ at
     drawn = ndimage.affine_transform(
@@ -178,11 +201,11 @@ def _vary_intensity(
     from scipy import ndimage
 
     varied = image_hu
-    if rng.random() < 0.2:
+    if rng.random() < config.sharpness_fraction:
         varied = ndimage.gaussian_filter(varied, rng.uniform(0.4, 0.9))
-    elif rng.random() < 0.2:
+    elif rng.random() < config.sharpness_fraction:
         varied = varied + rng.uniform(0.3, 1.0) * (varied - ndimage.gaussian_filter(varied, 1.0))
     if rng.random() < 0.4:
         varied = varied + rng.uniform(0, config.noise_hu) * rng.standard_normal(varied.shape, dtype=np.float32)
-    gain, shift = rng.normal(1.0, 0.03), rng.normal(0.0, config.shift_hu)
+    gain, shift = rng.normal(1.0, config.gain), rng.normal(0.0, config.shift_hu)
     return np.asarray((varied + 1000.0) * gain - 1000.0 + shift, dtype=np.float32)

@@ -8,19 +8,50 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import LabelMap, Volume
 from medai.domain.click_case import ClickCase
-from medai.errors import GeometryError
+from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox
 
 CONTEXT_MM = 40.0
 """Scan kept around a nodule: half the field of the coarsest patch."""
 
 VALIDATION_FRACTION = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClickDataset:
+    """What a click network is trained and chosen on.
+
+    Attributes:
+        training: patches are drawn from these.
+        validation: the best epoch is chosen by these; no patient of them may be in ``training``.
+        replay: cases the starting weights were trained on, mixed in so that they are not forgotten.
+    """
+
+    training: tuple[ClickCase, ...]
+    validation: tuple[ClickCase, ...]
+    replay: tuple[ClickCase, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.training:
+            raise InputError("There is no nodule to train on: submit at least one outlined nodule first.")
+        if not self.validation:
+            raise InputError(
+                "There is no nodule to validate on: submit labels of at least one case held back for validation."
+            )
+        known = {case.patient_id for case in (*self.training, *self.replay)}
+        shared = sorted({case.patient_id for case in self.validation} & known)
+        if shared:
+            raise InputError(
+                f"{len(shared)} patients are in both training and validation: the Dice would mean nothing. "
+                "Split by patient."
+            )
 
 
 def nodule_cases(

@@ -1,0 +1,130 @@
+"""From click cases to what MONAI's trainer consumes: patches drawn at random, and steps that correct mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+from monai.transforms import Randomizable, Transform
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import WeightedRandomSampler
+
+from medai.domain.click_case import ClickCase
+from medai.evaluation.simulated_clicks import correcting_click
+from medai.preprocessing.click_maps import click_map
+from medai.preprocessing.hu_window import window_hu
+from medai.training.click_sampling import SamplingConfig, TrainingPatch, sample_patch
+
+UNKNOWN_LOGIT = -12.0
+"""Where the scan says nothing the prediction is replaced by a sure no: neither loss nor gradient comes from there."""
+
+
+class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]
+    """Turn a ``ClickCase`` into ``image`` [3, …] (HU, foreground, background) and ``label`` [2, …] (nodule, known)."""
+
+    def __init__(self, config: SamplingConfig) -> None:
+        self.config = config
+
+    def __call__(self, case: ClickCase) -> dict[str, torch.Tensor]:
+        """Draw one patch with its first click."""
+        rng = np.random.default_rng(self.R.randint(2**31))
+        return patch_tensors(sample_patch(case, self.config, rng))
+
+
+def patch_tensors(patch: TrainingPatch) -> dict[str, torch.Tensor]:
+    """A patch with its first click as float32 tensors."""
+    shape = patch.image_hu.shape
+    image = np.stack([window_hu(patch.image_hu), click_map(shape, [patch.click]), np.zeros(shape, dtype=np.float32)])
+    label = np.stack([patch.target, patch.known]).astype(np.float32)
+    return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+
+def training_loader(
+    cases: Sequence[ClickCase], weights: Sequence[float], transform: DrawClickPatch, *, draws: int, batch_size: int
+) -> tuple[DataLoader, torch.Generator]:
+    """A loader of random patches, cases drawn by weight; its generator is returned so that each epoch can be seeded."""
+    generator = torch.Generator()
+    sampler = WeightedRandomSampler(list(weights), num_samples=draws, replacement=True, generator=generator)
+    loader = DataLoader(Dataset(list(cases), transform), batch_size=batch_size, sampler=sampler, num_workers=0)
+    return loader, generator
+
+
+def validation_loader(cases: Sequence[ClickCase], config: SamplingConfig, *, seed: int, batch_size: int) -> DataLoader:
+    """A loader of one unvaried patch a case, the same at every epoch: drawn once and kept."""
+    patches = []
+    for number, case in enumerate(cases):
+        patch = sample_patch(case, config.unvaried(), np.random.default_rng([seed, number]))
+        patches.append(patch_tensors(patch))
+    return DataLoader(Dataset(patches), batch_size=batch_size, shuffle=False, num_workers=0)
+
+
+class KnownVoxelsLoss(nn.Module):
+    """Apply a loss to the voxels the scan knows; the label's second channel says which."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Logits [N, 1, …] and labels [N, 2, …] to a scalar."""
+        known = label[:, 1:2] > 0.5
+        return cast("torch.Tensor", self.loss(torch.where(known, logits, UNKNOWN_LOGIT), label[:, :1]))
+
+
+class CorrectingIteration:
+    """One draw of patches trained on repeatedly, with clicks at what went wrong in between.
+
+    The prediction of one optimiser step tells where an annotator would click next; the next step sees that click. So
+    corrections cost no forward pass of their own.
+
+    Args:
+        shares: how often a first, second, … further step follows.
+        seed: of the clicks.
+    """
+
+    def __init__(self, shares: Sequence[float], seed: int) -> None:
+        self._shares = tuple(shares)
+        self._seed = seed
+
+    def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
+        """Train on a batch (ignite's process function)."""
+        rng = np.random.default_rng([self._seed, engine.state.iteration])
+        output = cast("dict[str, Any]", engine._iteration(engine, batch))
+        for share in self._shares:
+            if rng.random() >= share:
+                break
+            batch = {**batch, "image": with_corrections(batch["image"], batch["label"], output["pred"], rng)}
+            output = cast("dict[str, Any]", engine._iteration(engine, batch))
+        return output
+
+
+def with_corrections(
+    image: torch.Tensor, label: torch.Tensor, logits: torch.Tensor, rng: np.random.Generator
+) -> torch.Tensor:
+    """Add to each patch of a batch the click an annotator would make next.
+
+    Args:
+        image: [N, 3, …] on the CPU.
+        label: [N, 2, …] on the CPU.
+        logits: [N, 1, …] on any device.
+        rng: places the clicks.
+
+    Returns:
+        A new image tensor.
+    """
+    clicked = image.clone()
+    predicted = (logits.detach()[:, 0] > 0).cpu().numpy()
+    truth = label.numpy() > 0.5
+    for number, (mask, (target, known)) in enumerate(zip(predicted, truth, strict=True)):
+        correction = correcting_click(mask, target, known, rng)
+        if correction is not None:
+            index, is_foreground = correction
+            drawn: NDArray[np.float32] = click_map(mask.shape, [index])
+            channel = clicked[number, 1 if is_foreground else 2]
+            torch.maximum(channel, torch.from_numpy(drawn), out=channel)
+    return clicked

@@ -1,0 +1,460 @@
+"""Train or fine-tune the click network with MONAI's engines.
+
+Every epoch ends with a validation; the weights of the best one are on disk as soon as they exist, so that a run that is
+stopped or killed leaves a usable model. The state to resume from lies beside them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medai.errors import CancelledByUserError, InputError, ModelError
+from medai.training.click_sampling import SamplingConfig
+from medai.training.dataset import ClickDataset
+
+if TYPE_CHECKING:
+    import torch
+    from monai.engines import SupervisedEvaluator, SupervisedTrainer
+    from torch import nn
+
+BEST_NAME = "best.safetensors"
+STATE_NAME = "training_state.pt"
+
+NETWORK = {
+    "network": "residual_unet",
+    "network_options": {"channels_in": 3, "channels_out": 1, "channels": [16, 32, 64, 96], "blocks": [1, 2, 2, 1]},
+}
+"""What is trained where there are no weights to start from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClickTrainingConfig:
+    """How a click network is trained. The defaults fine-tune on a small study in minutes on a CPU.
+
+    Attributes:
+        epochs: rounds of training and validation.
+        iterations_per_epoch: batches a round; each is one to four optimiser steps.
+        batch_size: patches.
+        learning_rate: at its highest, after the warm-up; a cosine brings it down to a hundredth.
+        weight_decay: of AdamW.
+        warmup_iterations: the rate rises linearly over these.
+        correction_shares: how often a first, second, third correcting click follows.
+        replay_fraction: share of patches drawn from the data set's replay cases.
+        average_decay: of the running average of the weights, which is what is validated and saved.
+        device: "auto", "cpu" or "cuda" (mixed precision).
+        seed: of everything random.
+        sampling: how patches are drawn.
+    """
+
+    epochs: int = 6
+    iterations_per_epoch: int = 25
+    batch_size: int = 4
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-3
+    warmup_iterations: int = 20
+    correction_shares: tuple[float, ...] = (0.45, 0.55, 0.6)
+    replay_fraction: float = 0.3
+    average_decay: float = 0.99
+    device: str = "auto"
+    seed: int = 20240229
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations_per_epoch", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be 1 or more, it is {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate must be above 0, it is {self.learning_rate}.")
+        if not 0 <= self.replay_fraction < 1:
+            raise InputError(f"replay_fraction must be 0 or more and below 1, it is {self.replay_fraction}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """What one epoch brought.
+
+    Attributes:
+        epoch: 1 for the first; 0 for the weights the training starts from.
+        total_epochs: as configured.
+        train_loss: mean over the epoch; NaN for epoch 0.
+        validation_dice: mean over the validation cases, first click, on patches.
+        best_dice: the highest so far.
+        seconds: wall time since the start.
+    """
+
+    epoch: int
+    total_epochs: int
+    train_loss: float
+    validation_dice: float
+    best_dice: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        checkpoint_path: the weights with the best validation Dice; those it started from where no epoch was better.
+        best_dice: their validation Dice.
+        best_epoch: 0 for the weights it started from.
+        epochs: one report an epoch, in order.
+        stopped: True where it was asked to stop before its last epoch.
+        seconds: wall time.
+    """
+
+    checkpoint_path: Path
+    best_dice: float
+    best_epoch: int
+    epochs: tuple[EpochReport, ...]
+    stopped: bool
+    seconds: float
+
+
+def train_click_network(
+    dataset: ClickDataset,
+    config: ClickTrainingConfig,
+    *,
+    start_from: Path | None,
+    output_folder: Path,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_iteration: Callable[[float], None] = lambda fraction: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+) -> TrainingResult:
+    """Train on a data set and keep the weights that outline its validation cases best.
+
+    Args:
+        dataset: training and validation cases.
+        config: how.
+        start_from: weights to fine-tune; None starts from random ones.
+        output_folder: takes ``best.safetensors`` and the state to resume from.
+        on_epoch: called after each validation.
+        on_iteration: called after each batch with the fraction that is done, 0–1.
+        should_stop: asked after each batch; True ends the training with what is best so far.
+        resume: go on from the state in ``output_folder`` where there is one.
+
+    Raises:
+        InputError: the device is not there, or the state to resume from is of another configuration.
+        ModelError: the start weights do not fit, or the loss is no longer finite.
+        CancelledByUserError: stopped before the first validation.
+    """
+    run = _ClickTraining(dataset, config, start_from, output_folder, on_epoch, on_iteration, should_stop)
+    return run.run(resume=resume)
+
+
+class _ClickTraining:
+    """One training: its network, its engines and what has been reached."""
+
+    def __init__(
+        self,
+        dataset: ClickDataset,
+        config: ClickTrainingConfig,
+        start_from: Path | None,
+        output_folder: Path,
+        on_epoch: Callable[[EpochReport], None],
+        on_iteration: Callable[[float], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        import torch
+        from torch.optim.swa_utils import AveragedModel
+
+        self._config = config
+        self._folder = output_folder
+        self._on_epoch, self._on_iteration, self._should_stop = on_epoch, on_iteration, should_stop
+        self._device = _device(config.device)
+        self._network, network_config = _start_network(start_from, config.seed)
+        self._network.to(self._device)
+        self._checkpoint_config = {
+            **network_config,
+            "task": "nodule_click",
+            "patch_shape": list(config.sampling.patch_shape),
+            "spacing_mm": config.sampling.spacing_mm,
+        }
+        self._average = AveragedModel(self._network, avg_fn=_averaging(config.average_decay), use_buffers=True)
+        self._optimiser = torch.optim.AdamW(
+            self._network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        )
+        total = config.epochs * config.iterations_per_epoch
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _rate(config.warmup_iterations, total))
+        self._evaluator = self._make_evaluator(dataset)
+        self._trainer = self._make_trainer(dataset)
+        self._fine_tuned = start_from is not None
+        self._reports: list[EpochReport] = []
+        self._best_epoch = -1
+        self._losses: list[float] = []
+        self._stopped = False
+        self._started = time.monotonic()
+
+    def run(self, *, resume: bool) -> TrainingResult:
+        """Train to the end, or until asked to stop."""
+        state_path = self._folder / STATE_NAME
+        if resume and state_path.is_file():
+            self._restore(state_path)
+        elif self._fine_tuned:
+            self._validated(epoch=0, train_loss=math.nan)
+        if not self._reports or self._reports[-1].epoch < self._config.epochs:
+            self._trainer.run()
+        if self._best_epoch < 0:
+            raise CancelledByUserError("The training was stopped before its first validation: no weights were saved.")
+        return TrainingResult(
+            checkpoint_path=self._folder / BEST_NAME,
+            best_dice=self._reports[-1].best_dice,
+            best_epoch=self._best_epoch,
+            epochs=tuple(self._reports),
+            stopped=self._stopped,
+            seconds=time.monotonic() - self._started,
+        )
+
+    def _make_trainer(self, dataset: ClickDataset) -> SupervisedTrainer:
+        """MONAI's trainer with this run's handlers."""
+        from ignite.engine import Events
+        from monai.engines import SupervisedTrainer
+        from monai.handlers import LrScheduleHandler
+        from monai.losses import DiceCELoss
+
+        from medai.training import click_batches
+
+        config = self._config
+        transform = click_batches.DrawClickPatch(config.sampling)
+        cases, weights = _weighted(dataset, config.replay_fraction)
+        draws = config.iterations_per_epoch * config.batch_size
+        loader, generator = click_batches.training_loader(
+            cases, weights, transform, draws=draws, batch_size=config.batch_size
+        )
+        trainer = SupervisedTrainer(
+            device=self._device,
+            max_epochs=config.epochs,
+            train_data_loader=loader,
+            network=self._network,
+            optimizer=self._optimiser,
+            loss_function=click_batches.KnownVoxelsLoss(
+                DiceCELoss(sigmoid=True, smooth_nr=0.0, smooth_dr=1e-5, lambda_ce=2.0)
+            ),
+            iteration_update=click_batches.CorrectingIteration(config.correction_shares, config.seed),
+            inferer=_inferer(self._device),
+            train_handlers=[LrScheduleHandler(self._schedule, print_lr=False, epoch_level=False)],
+            amp=self._device.type == "cuda",
+            decollate=False,
+        )
+
+        def seed_epoch() -> None:
+            generator.manual_seed(config.seed + trainer.state.epoch)
+            transform.set_random_state(config.seed + trainer.state.epoch)
+
+        trainer.add_event_handler(Events.EPOCH_STARTED, seed_epoch)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
+        return trainer
+
+    def _make_evaluator(self, dataset: ClickDataset) -> SupervisedEvaluator:
+        """MONAI's evaluator over the validation cases' patches."""
+        from monai.engines import SupervisedEvaluator
+        from monai.handlers import MeanDice
+        from monai.transforms import AsDiscreted, Compose
+
+        from medai.training import click_batches
+
+        loader = click_batches.validation_loader(
+            dataset.validation, self._config.sampling, seed=self._config.seed, batch_size=self._config.batch_size
+        )
+        return SupervisedEvaluator(
+            device=self._device,
+            val_data_loader=loader,
+            network=self._average.module,
+            inferer=_inferer(self._device),
+            # Logits, so that 0 is a probability of one half.
+            postprocessing=Compose([AsDiscreted(keys="pred", threshold=0.0)]),
+            key_val_metric={
+                "dice": MeanDice(
+                    output_transform=lambda output: (
+                        [item["pred"] for item in output],
+                        [item["label"][:1] for item in output],
+                    ),
+                    save_details=False,
+                )
+            },
+            amp=self._device.type == "cuda",
+        )
+
+    def _after_iteration(self) -> None:
+        """Average the weights, report, and stop where asked or where the loss is lost."""
+        loss = float(self._trainer.state.output["loss"].detach())
+        if not math.isfinite(loss):
+            raise ModelError(f"The training diverged (loss {loss}): lower learning_rate, {self._config.learning_rate}.")
+        self._losses.append(loss)
+        self._average.update_parameters(self._network)
+        self._on_iteration(self._trainer.state.iteration / (self._config.epochs * self._config.iterations_per_epoch))
+        if self._should_stop():
+            self._stopped = True
+            self._trainer.terminate()
+
+    def _after_epoch(self) -> None:
+        """Validate, keep the best weights, and save the state to resume from."""
+        if self._stopped:
+            return
+        self._validated(epoch=self._trainer.state.epoch, train_loss=sum(self._losses) / max(1, len(self._losses)))
+        self._losses.clear()
+        self._save_state()
+
+    def _validated(self, *, epoch: int, train_loss: float) -> None:
+        """Measure the averaged weights; save them where they are the best so far."""
+        from medai.networks.checkpoint import save_checkpoint
+        from medai.networks.factory import network_tensors
+
+        self._evaluator.run()
+        dice = float(self._evaluator.state.metrics["dice"])
+        best = self._reports[-1].best_dice if self._reports else -1.0
+        if dice > best:
+            best, self._best_epoch = dice, epoch
+            save_checkpoint(self._folder / BEST_NAME, network_tensors(self._average.module), self._checkpoint_config)
+        report = EpochReport(
+            epoch=epoch,
+            total_epochs=self._config.epochs,
+            train_loss=train_loss,
+            validation_dice=dice,
+            best_dice=best,
+            seconds=time.monotonic() - self._started,
+        )
+        self._reports.append(report)
+        self._on_epoch(report)
+
+    def _save_state(self) -> None:
+        """Write everything a later run needs to go on."""
+        import torch
+
+        from medai.volume_io.atomic import atomic_path
+
+        with atomic_path(self._folder / STATE_NAME) as temporary:
+            torch.save(
+                {
+                    "config": _fingerprint(self._config),
+                    "network": self._network.state_dict(),
+                    "average": self._average.state_dict(),
+                    "optimiser": self._optimiser.state_dict(),
+                    "schedule": self._schedule.state_dict(),
+                    "reports": [asdict(report) for report in self._reports],
+                    "best_epoch": self._best_epoch,
+                },
+                temporary,
+            )
+
+    def _restore(self, state_path: Path) -> None:
+        """Go on where another run left off."""
+        import torch
+
+        state = torch.load(state_path, map_location=self._device, weights_only=True)
+        if state["config"] != _fingerprint(self._config):
+            raise InputError(
+                f"The state in {state_path.parent} is of a training with other settings: resume with the same ones, "
+                "or train into another folder."
+            )
+        self._network.load_state_dict(state["network"])
+        self._average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._reports = [EpochReport(**report) for report in state["reports"]]
+        self._best_epoch = state["best_epoch"]
+        self._trainer.state.epoch = self._reports[-1].epoch
+        self._trainer.state.iteration = self._reports[-1].epoch * self._config.iterations_per_epoch
+
+
+def _device(name: str) -> torch.device:
+    """The device a name stands for."""
+    import torch
+
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"Device '{name}' is unknown: choose auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("Device 'cuda' was asked for, but torch finds no usable GPU: choose 'cpu' or 'auto'.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _start_network(start_from: Path | None, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network to train and the part of its config that describes it."""
+    import torch
+
+    from medai.networks.checkpoint import load_checkpoint
+    from medai.networks.factory import build_network, restore_network
+
+    if start_from is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network, config = build_network(NETWORK), dict(NETWORK)
+    else:
+        checkpoint = load_checkpoint(start_from)
+        network = restore_network(checkpoint)
+        config = {key: checkpoint.config[key] for key in ("network", "network_options")}
+    return network.to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
+
+
+def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
+    """A running average that follows closely at first, so that short trainings are not held back by their start."""
+
+    def averaged(average: Any, current: Any, count: Any) -> Any:
+        if not current.is_floating_point():
+            return current
+        weight = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        return average + (current - average) * (1.0 - weight)
+
+    return averaged
+
+
+def _rate(warmup: int, total: int) -> Callable[[int], float]:
+    """Learning rate over its highest value at an iteration."""
+
+    def factor(iteration: int) -> float:
+        rising = min(1.0, (iteration + 1) / max(1, warmup))
+        return rising * max(0.01, 0.5 * (1.0 + math.cos(math.pi * min(1.0, iteration / max(1, total)))))
+
+    return factor
+
+
+def _weighted(dataset: ClickDataset, replay_fraction: float) -> tuple[list[Any], list[float]]:
+    """Cases and how often each is drawn."""
+    replay = dataset.replay
+    share = replay_fraction if replay else 0.0
+    weights = [(1.0 - share) / len(dataset.training)] * len(dataset.training)
+    weights += [share / max(1, len(replay))] * len(replay)
+    return [*dataset.training, *replay], weights
+
+
+def _inferer(device: torch.device) -> Any:
+    """How the network is called: in bfloat16 on CPUs that compute it in hardware, which halves the time."""
+    import torch
+    from monai.inferers import SimpleInferer
+
+    class BrainFloatInferer(SimpleInferer):  # type: ignore[misc]
+        """Run the network in bfloat16 and give its logits in float32."""
+
+        def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+            inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits: torch.Tensor = network(inputs, *args, **kwargs)
+            return logits.float()
+
+    return BrainFloatInferer() if device.type == "cpu" and _has_bfloat16() else SimpleInferer()
+
+
+def _has_bfloat16() -> bool:
+    """True where the CPU multiplies bfloat16 itself; elsewhere it would be slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _fingerprint(config: ClickTrainingConfig) -> dict[str, Any]:
+    """The settings as plain values, to be compared by a later run."""
+    plain = asdict(replace(config, device="auto"))
+    plain["correction_shares"] = list(plain["correction_shares"])
+    plain["sampling"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in plain["sampling"].items()
+    }
+    return plain
