@@ -23,6 +23,8 @@ TRACHEA_MM = ((0, -14, 140), (1, -14, 70), (2, -12, 20), (0, -12, 0))
 RIGHT_BRONCHUS_MM = ((0, -12, 0), (16, -13, -12), (27, -15, -22), (36, -17, -33))
 LEFT_BRONCHUS_MM = ((0, -12, 0), (-18, -13, -14), (-34, -17, -24), (-41, -20, -34))
 
+RIB_PITCH_MM = 24.0
+
 Points = tuple[Float, Float, Float]
 
 
@@ -59,7 +61,7 @@ class Chest:
                 SineField.draw(rng, count=4, wavelength_mm=(90, 260), amplitude=2.4),
                 SineField.draw(rng, count=4, wavelength_mm=(90, 260), amplitude=3.0),
             ),
-            outline=SineField.draw(rng, count=6, wavelength_mm=(22, 60), amplitude=0.8),
+            outline=SineField.draw(rng, count=6, wavelength_mm=(24, 75), amplitude=1.15),
             fat_mm=float(rng.uniform(-4, 10)),
             breast=float(rng.uniform(0.5, 1.0)) if rng.random() < 0.45 else 0.0,
             heart_size=float(rng.uniform(0.92, 1.1)),
@@ -82,7 +84,7 @@ class Chest:
     def body(self, x: Float, y: Float, z: Float) -> Float:
         """The skin."""
         levels = [-230, -150, -90, -30, 20, 60, 95, 140]
-        half_x = knots(z, levels, [150, 157, 163, 168, 174, 181, 187, 190]) + self.fat_mm
+        half_x = knots(z, levels, [146, 152, 157, 161, 166, 173, 180, 184]) + self.fat_mm
         half_y = knots(z, levels, [116, 117, 118, 117, 114, 107, 99, 92]) + 0.8 * self.fat_mm
         flat_back = np.maximum(-y - 60, 0) * 0.05
         skin = oval(x, y + knots(z, levels, [6, 6, 6, 7, 11, 17, 23, 28]) - flat_back, half_x, half_y, 2.35)
@@ -150,7 +152,7 @@ class Chest:
         behind = y - self.spine_y(z)
         surface = smooth_min(surface, oval(x, behind - 2, np.float32(22), np.float32(20), 2.3), 8)
         # Behind the vertebral bodies the arches and the ribs' necks fill a wedge that widens to the back.
-        wedge = (np.abs(x) - 17 + 0.75 * np.minimum(behind + 12, 0)) * 0.8
+        wedge = (np.abs(x) - 19 + 0.95 * np.minimum(behind + 12, 0)) * 0.8
         return smooth_min(surface, np.maximum(wedge, behind + 8), 10)
 
     def spine_y(self, z: Float) -> Float:
@@ -163,7 +165,8 @@ class Chest:
         levels = [-20, 20, 45, 65, 82, 96, 104, 112]
         half_x = knots(z, levels, [110, 82, 62, 49, 37, 23, 9, 0.2])
         half_y = knots(z, levels, [140, 102, 80, 62, 47, 29, 11, 0.2])
-        wall = self.cage(x, y, z)
+        turn = np.arctan2(np.abs(x), -(y + 4))
+        wall = self.cage(x, y, z) + 0.7 * np.cos((88 - z - rib_fall(turn)) * np.float32(2 * np.pi / RIB_PITCH_MM))
         wall = smooth_max(wall, -self.mediastinum(x, y, z), 7)
         wall = smooth_max(wall, -self.diaphragm(x, y, z), 9) + self.outline(x, y, z)
         apex = smooth_max(oval(np.abs(x) - np.float32(46), y + 22, half_x, half_y, 2.2), z - 106, 12)
@@ -183,6 +186,12 @@ class Chest:
         """Lobe a point of the lungs belongs to: 1 right upper, 2 middle, 3 right lower, 4 left upper, 5 left lower."""
         oblique, horizontal = self.fissures(x, y, z)
         return lobe_number(x > 0, oblique, horizontal)
+
+
+def rib_fall(turn: Reals) -> Float:
+    """How far below its head a rib runs, over the angle from the back in radians: falls at the side, rises in front."""
+    falls: Reals = 74 * np.sin(np.minimum(turn, 2.25) / 2) ** 2 - 26 * np.maximum(turn - 2.25, 0)
+    return falls.astype(np.float32)
 
 
 def lobe_number(right: NDArray[np.bool_], oblique: Float, horizontal: Float) -> NDArray[np.uint8]:

@@ -104,8 +104,11 @@ def make_phantom(config: PhantomConfig, rng: np.random.Generator) -> Phantom:
         airway_walls=trees.airway_walls.shifted(centre),
     )
     placer = NodulePlacer(fields, fine, trees.vessels, rng)
-    specs = draw_specs(rng, config.nodule_count) if config.nodules is None else config.nodules
-    placed = [placer.place(spec) for spec in specs]
+    if config.nodules is None:
+        smallest = max(4.0, 2.0 * max(config.spacing_mm))
+        placed = [placer.place_drawn(spec, smallest) for spec in draw_specs(rng, config.nodule_count, smallest)]
+    else:
+        placed = [placer.place(spec) for spec in config.nodules]
     scene = _scene(fields, fine, trees, placed, contrast, rng)
     thickness = config.slice_thickness_mm or spacing_k
     profile = slice_profile(thickness, spacing_k / per_slice, per_slice)

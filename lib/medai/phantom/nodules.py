@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,20 +57,13 @@ class Shape:
             spike_heights=rng.uniform(0.22, 0.6, count),
             spike_sharpness=float(rng.uniform(45, 90)),
         )
-        return draft.scaled(
+        return draft.with_radius(
             (diameter_mm / 2) ** 3 / float(np.mean(draft.relative_radius(even_directions(20_000)) ** 3))
         )
 
-    def scaled(self, volume_factor: float) -> Shape:
-        """The same shape; ``volume_factor`` is the cube of the new radius where it is a draft of radius 1."""
-        return Shape(
-            radius_mm=float(volume_factor ** (1 / 3)),
-            stretch=self.stretch,
-            relief=self.relief,
-            spikes=self.spikes,
-            spike_heights=self.spike_heights,
-            spike_sharpness=self.spike_sharpness,
-        )
+    def with_radius(self, cubed_mm3: float) -> Shape:
+        """The same shape with another radius, given as its cube."""
+        return replace(self, radius_mm=float(cubed_mm3 ** (1 / 3)))
 
     def relative_radius(self, directions: Reals) -> Float:
         """Radius over ``radius_mm`` for unit vectors (n, 3)."""
@@ -192,7 +185,8 @@ class NodulePlacer:
         centre = np.asarray(spec.centre_ras_mm) if spec.centre_ras_mm is not None else self._find(spec, shape)
         if self._depth_at(centre) <= 0:
             raise InputError(
-                f"A phantom nodule was asked for at RAS {tuple(np.round(centre, 1))} mm, which is outside the lungs; "
+                f"A phantom nodule was asked for at RAS {tuple(np.round(centre, 1))} mm, which is outside the lungs or the "
+                "field of view; "
                 "leave centre_ras_mm out and a place is found."
             )
         box, fraction, shape = self._clip_to_lung(shape, centre, spec.diameter_mm)
@@ -202,6 +196,16 @@ class NodulePlacer:
             )
         self._taken.append((centre, shape.reach_mm))
         return self._finish(spec, shape, centre, box, fraction)
+
+    def place_drawn(self, spec: NoduleSpec, smallest_mm: float) -> PlacedNodule:
+        """Like ``place``, but a nodule for which there is no room becomes smaller until there is, down to a limit."""
+        while True:
+            try:
+                return self.place(spec)
+            except InputError:
+                if spec.diameter_mm <= smallest_mm:
+                    raise
+                spec = replace(spec, diameter_mm=max(smallest_mm, 0.75 * spec.diameter_mm))
 
     def _finish(self, spec: NoduleSpec, shape: Shape, centre: Vector, box: IndexBox, fraction: Float) -> PlacedNodule:
         """Draw attenuation, core and strands."""
@@ -245,7 +249,7 @@ class NodulePlacer:
             volume = float(fraction.sum()) * self._fine.voxel_volume_mm3
             if abs(volume / goal - 1) < 0.01 or volume == 0:
                 break
-            shape = shape.scaled(shape.radius_mm**3 * min(2.0, goal / volume))
+            shape = shape.with_radius(shape.radius_mm**3 * min(2.0, goal / volume))
         return box, fraction, shape
 
     def _find(self, spec: NoduleSpec, shape: Shape) -> Vector:
@@ -346,14 +350,14 @@ def draw_strands(rng: np.random.Generator, shape: Shape, centre: Vector) -> Piec
     return Pieces.join(parts) if parts else Pieces.along(np.stack([centre, centre]), np.array([0.1, 0.1]))
 
 
-def draw_specs(rng: np.random.Generator, count: int) -> tuple[NoduleSpec, ...]:
-    """Nodules of mixed kinds and sizes, small ones more often, as screening finds them."""
+def draw_specs(rng: np.random.Generator, count: int, smallest_mm: float) -> tuple[NoduleSpec, ...]:
+    """Nodules of mixed kinds and sizes, none below ``smallest_mm``, small ones more often, as screening finds them."""
     kinds: Sequence[NoduleKind] = (NoduleKind.SOLID, NoduleKind.PART_SOLID, NoduleKind.NON_SOLID)
     specs = []
     for _ in range(count):
         kind = kinds[int(rng.choice(3, p=[0.66, 0.16, 0.18]))]
-        low = 4.0 if kind is NoduleKind.SOLID else 7.0
-        diameter = float(np.clip(low + rng.gamma(1.7, 4.0), low, 30.0))
+        low = max(4.0 if kind is NoduleKind.SOLID else 7.0, smallest_mm)
+        diameter = float(np.clip(low + rng.gamma(1.7, 4.0), low, max(30.0, low)))
         attachment = list(Attachment)[int(rng.choice(3, p=[0.5, 0.27, 0.23]))]
         margins = [0.5, 0.25, 0.25] if diameter > 8 and kind is not NoduleKind.NON_SOLID else [0.8, 0.2, 0.0]
         specs.append(

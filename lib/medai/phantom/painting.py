@@ -16,7 +16,7 @@ from medai.phantom.nodules import PlacedNodule
 from medai.phantom.tissue import table_attenuation
 from medai.phantom.tubes import FULL
 
-FAT_HU, MUSCLE_HU, LUNG_HU, AIR_HU = -104.0, 52.0, -868.0, -1000.0
+FAT_HU, MUSCLE_HU, LUNG_HU, AIR_HU = -104.0, 52.0, -878.0, -1000.0
 CORTEX_MM = 1.25
 
 
@@ -73,7 +73,7 @@ class Scene:
         width, texture = self.voxel_mm, at["texture"]
         body = coverage(at["body"], width)
         soft = coverage(at["soft"], width)
-        skin = coverage(np.abs(at["body"] + 1.2) - 1.0, width)
+        skin = 0.7 * coverage(np.abs(at["body"] + 0.8) - 0.8, width)
         fat = FAT_HU + 9 * texture + 14 * np.maximum(at["grain"], 0)
         muscle = MUSCLE_HU + at["offset"] + 6 * texture + 7 * at["grain"] + self.pool_hu * at["pool"]
         hu = fat + np.maximum(soft, skin) * (muscle - fat)
@@ -88,7 +88,7 @@ class Scene:
 
     def _parenchyma(self, at: dict[str, Float]) -> Float:
         """Lung between vessels: heavier at the back, mottled, with faint fissures."""
-        hu = LUNG_HU + at["gravity"] + 13 * at["texture"] + 9 * at["grain"]
+        hu = LUNG_HU + at["gravity"] + 15 * at["texture"] + 10 * at["grain"]
         near = np.where((at["across"] > 0) & (at["oblique"] < 0), np.abs(at["horizontal"]), 99)
         distance = np.minimum(np.abs(at["oblique"]), near)
         result: Float = hu + np.clip(1.1 - distance, 0, 1) * 75

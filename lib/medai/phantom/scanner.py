@@ -13,7 +13,7 @@ from medai.phantom.fields import Float
 
 _SIGMA_MM = {Kernel.SOFT: 0.52, Kernel.STANDARD: 0.42, Kernel.SHARP: 0.28}
 _EDGE_BOOST = {Kernel.SOFT: 0.0, Kernel.STANDARD: 0.08, Kernel.SHARP: 0.38}
-USUAL_NOISE_HU = {Kernel.SOFT: 11.0, Kernel.STANDARD: 16.0, Kernel.SHARP: 38.0}
+USUAL_NOISE_HU = {Kernel.SOFT: 12.0, Kernel.STANDARD: 20.0, Kernel.SHARP: 52.0}
 """Standard deviation in the middle of a body at screening dose, 1 mm slices."""
 
 

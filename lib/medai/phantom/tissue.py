@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medai.phantom.anatomy import Chest
+from medai.phantom.anatomy import RIB_PITCH_MM, Chest, rib_fall
 from medai.phantom.fields import Float, SineField, ellipsoid, knots, oval, smooth_max, smooth_min, tube
 
-RIB_PITCH_MM = 24.0
 RIB_END_DEGREES = np.array([150, 180, 180, 180, 180, 180, 180, 146, 138, 128, 100, 74], dtype=np.float32)
 
 
@@ -19,8 +18,7 @@ def ribs(x: Float, y: Float, z: Float, cage: Float) -> tuple[Float, Float]:
     sternum. For each point the nearest rib is found by rounding.
     """
     turn = np.arctan2(np.abs(x), -(y + 4)).astype(np.float32)
-    falls = 74 * np.sin(np.minimum(turn, 2.25) / 2) ** 2.0 - 26 * np.maximum(turn - 2.25, 0)
-    order = (88 - z - falls) / RIB_PITCH_MM
+    order = (88 - z - rib_fall(turn)) / RIB_PITCH_MM
     number = np.clip(np.rint(order), 0, 11)
     height = (order - number) * RIB_PITCH_MM * 0.86
     u, v = (cage - 6.5) / 3.7, height / 6.3
@@ -84,8 +82,9 @@ def chest_wall(x: Float, y: Float, z: Float, cage: Float, body: Float, grain: Si
     share = np.clip((z + 70) / 70, 0, 1)
     bumpy = grain(x, y, z)
     muscle = cage - (low + (high - low) * share) + 1.8 * bumpy
-    for depth, width in ((14.5, 1.3), (25.5, 1.0)):
-        sheet = width - np.abs(cage - depth - 2.4 * bumpy) * 0.8
+    back = np.clip((turn - 0.35) / 0.3, 0, 1)
+    for depth, width in ((14.5, 1.2), (25.5, 0.9)):
+        sheet = (width + 2) * back - 2 - np.abs(cage - depth - 2.4 * bumpy) * 0.8
         muscle = np.maximum(muscle, sheet + 0.7 * bumpy)
     between = 0.9 - np.abs(cage - 1.4)
     muscle = np.maximum(muscle, between * 0.6)

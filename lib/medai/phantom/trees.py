@@ -17,13 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from medai.phantom.anatomy import LEFT_BRONCHUS_MM, RIGHT_BRONCHUS_MM, TRACHEA_MM, Chest
 from medai.phantom.fields import Float, Reals
 
-LEAF_RADIUS_MM = 0.42
-MURRAY_EXPONENT = 2.45
-LEAVES_PER_LUNG = 1250
-AIRWAY_LEAVES = 7
+LEAF_RADIUS_MM = 0.46
+MURRAY_EXPONENT = 2.65
+LEAVES_PER_LUNG = 2100
+AIRWAY_LEAVES = 24
 """Arteries that feed at least this many end points have a bronchus wide enough to be seen beside them."""
-
-LOBE_LUNG_SHARE = {1: 0.34, 2: 0.18, 3: 0.48, 4: 0.5, 5: 0.5}
 
 ARTERY_TRUNK = {
     "right": ((-12, 28, -30), (-10, 22, -16), (14, 3, -17), (37, -6, -19)),
@@ -124,7 +122,7 @@ def scatter_targets(chest: Chest, rng: np.random.Generator, per_lung: int) -> di
     depth = -np.minimum(right, left)
     oblique, horizontal = chest.fissures(x, y, z)
     apart = np.where((x > 0) & (oblique < 0), np.minimum(np.abs(oblique), np.abs(horizontal)), np.abs(oblique))
-    wanted = (depth > rng.uniform(2.5, 7.0, depth.shape)) & (apart > 2.0)
+    wanted = (depth > rng.uniform(2.0, 5.5, depth.shape)) & (apart > 2.0)
     lobes = chest.lobes(x, y, z)
     return {lobe: lattice[wanted & (lobes == lobe)].astype(np.float64) for lobe in range(1, 6)}
 
@@ -156,7 +154,7 @@ def grow(
             continue
         centre = behind.mean(axis=0)
         way = centre - start
-        stop = behind[0] if count == 1 else start + way * rng.uniform(0.30, 0.52)
+        stop = behind[0] if count == 1 else start + way * rng.uniform(0.32, 0.58)
         length = float(np.linalg.norm(stop - start))
         if count > 1 and length < 2.0:
             stop = start + way * min(1.0, 2.0 / (np.linalg.norm(way) + 1e-6))
@@ -169,7 +167,7 @@ def grow(
         second = start + (stop - start) * 0.7 + sway
         path = bezier(start, first, second, stop, step_mm=2.4)
         radius = leaf_radius(count)
-        thin = radius if count > 1 else 0.16
+        thin = radius if count > 1 else 0.28
         radii = np.linspace(min(width, radius * 1.25), thin, len(path)).astype(np.float32)
         branches.append(Branch(path_mm=path, radii_mm=radii, leaves=count))
         if count == 1:
@@ -228,7 +226,7 @@ def beside(branch: Branch) -> tuple[Float, Float]:
     toward = np.where(branch.path_mm[:, :1] < 0, toward * [-1, 1, 1], toward)
     across = toward - along * np.sum(toward * along, axis=1, keepdims=True)
     across /= np.linalg.norm(across, axis=1, keepdims=True) + 0.2
-    air = branch.radii_mm * 0.66
+    air = branch.radii_mm * 0.6
     path: Float = (branch.path_mm + across * (branch.radii_mm + air * 1.45 + 0.3)[:, None]).astype(np.float32)
     return path, air.astype(np.float32)
 
@@ -275,5 +273,5 @@ def airways(arteries: Sequence[Branch]) -> tuple[Pieces, Pieces]:
         if branch.leaves >= AIRWAY_LEAVES:
             beside_path, lumen = beside(branch)
             air.append(Pieces.along(beside_path, lumen))
-            walls.append(Pieces.along(beside_path, lumen * 1.2 + 0.3))
+            walls.append(Pieces.along(beside_path, lumen * 1.18 + 0.28))
     return Pieces.join(air), Pieces.join(walls)

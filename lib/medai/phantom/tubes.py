@@ -68,8 +68,9 @@ def _draw_batch(
     distance = np.sqrt((i - t * a) ** 2 + (j - t * b) ** 2 + (k - t * c) ** 2)
     r0, r1 = (radius_mm[:, end, None, None, None] for end in range(2))
     radius = r0 + (r1 - r0) * t
+    # A linear edge one voxel wide puts width²/3 · π into a cross-section of no radius: scale thin tubes by that.
     drawn = np.maximum(radius, 0.5 * width)
-    share = np.clip((drawn - distance) / width + 0.5, 0, 1) * np.square(radius / drawn)
+    share = np.clip((drawn - distance) / width + 0.5, 0, 1) * np.minimum(1, 3 * np.square(radius / width))
     value = (share * FULL + 0.5).astype(np.uint8)
     ok = [(index[axis] >= 0) & (index[axis] < shape[axis]) for axis in range(3)]
     value *= ok[0][:, None, None, :] & ok[1][:, None, :, None] & ok[2][:, :, None, None]
