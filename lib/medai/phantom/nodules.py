@@ -185,9 +185,8 @@ class NodulePlacer:
         centre = np.asarray(spec.centre_ras_mm) if spec.centre_ras_mm is not None else self._find(spec, shape)
         if self._depth_at(centre) <= 0:
             raise InputError(
-                f"A phantom nodule was asked for at RAS {tuple(np.round(centre, 1))} mm, which is outside the lungs or the "
-                "field of view; "
-                "leave centre_ras_mm out and a place is found."
+                f"A phantom nodule was asked for at RAS {tuple(np.round(centre, 1))} mm, which is outside the lungs "
+                "or the field of view; leave centre_ras_mm out and a place is found."
             )
         box, fraction, shape = self._clip_to_lung(shape, centre, spec.diameter_mm)
         if not np.any(fraction >= 0.5):
