@@ -58,18 +58,29 @@ def check_tag(tag: str) -> str:
     return tag
 
 
-def split_extension(file_name: str, extensions: Sequence[str]) -> tuple[str, str] | None:
+def split_extension(file_name: str, extensions: Sequence[str]) -> tuple[str, str]:
     """Split a file's name into case id and extension.
 
     Only a known extension is cut off, so that ids with dots, such as DICOM UIDs, stay whole.
 
     Args:
         file_name: a name without folders.
-        extensions: each with its leading dot.
+        extensions: each with its leading dot; the longest that fits counts.
 
     Returns:
-        Id and extension (as written in the name), or None where no extension fits.
+        Id and extension (as written in the name).
+
+    Raises:
+        InputError: no extension fits; the message lists them.
     """
+    split = find_extension(file_name, extensions)
+    if split is None:
+        raise InputError(f"{ascii(file_name)[:120]} must end in one of {', '.join(extensions)}.")
+    return split
+
+
+def find_extension(file_name: str, extensions: Sequence[str]) -> tuple[str, str] | None:
+    """``split_extension`` for names that may be anything: None where no extension fits."""
     for extension in sorted(extensions, key=len, reverse=True):
         if file_name.lower().endswith(extension.lower()) and len(file_name) > len(extension):
             return file_name[: -len(extension)], file_name[-len(extension) :]

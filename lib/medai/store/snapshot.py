@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medai.errors import InputError
-from medai.store.names import LABEL_EXTENSIONS, check_case_id, split_extension
+from medai.store.names import LABEL_EXTENSIONS, check_case_id, find_extension
 from medai.store.study_index import RawIndex
 
 _logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def with_found_files(raw: RawIndex, cases: Mapping[str, StudyCase]) -> RawIndex:
 def _found_images(names: frozenset[str], extensions: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(names):
-        split = split_extension(name, extensions)
+        split = find_extension(name, extensions)
         # A segmentation that lies beside the scans is no scan.
         if split is None or name.lower().endswith(".seg.nrrd"):
             continue

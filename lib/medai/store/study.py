@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medai.errors import ConflictError, InputError, NotFoundError, StorageError
+from medai.errors import ConflictError, NotFoundError, StorageError
 from medai.store.atomic import copy_into, plain_json, publish, staged_file, sweep
 from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
 from medai.store.layout import state_folder
@@ -180,12 +180,8 @@ class StudyStore:
             InputError: the id or the extension cannot be used.
             ConflictError: the study has another scan of that id.
         """
-        split = split_extension(path.name, self.extensions)
-        if split is None:
-            raise InputError(
-                f"{path.name} is no scan this study takes: its name must end in {', '.join(self.extensions)}."
-            )
-        case_id, extension = check_case_id(case_id or split[0]), split[1]
+        stem, extension = split_extension(path.name, self.extensions)
+        case_id = check_case_id(case_id or stem)
         self._check_writable()
         with staged_file(self._images_folder() / (case_id + extension)) as staged:
             copy_into(path, staged)
@@ -231,10 +227,7 @@ class StudyStore:
         """
         check_tag(tag)
         self._case(case_id)
-        split = split_extension(path.name, LABEL_EXTENSIONS)
-        if split is None:
-            raise InputError(f"{path.name} is no label: its name must end in one of {', '.join(LABEL_EXTENSIONS)}.")
-        extension = split[1].lower()
+        extension = split_extension(path.name, LABEL_EXTENSIONS)[1].lower()
         target = self._label_folder(tag) / (case_id + extension)
         kept = plain_json({**(info or {}), "ts": int(time.time()), "name": target.name})
         self._check_writable()

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medai.errors import InputError
-from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.store.names import (
+    IMAGE_EXTENSIONS,
+    LABEL_EXTENSIONS,
+    check_case_id,
+    check_tag,
+    find_extension,
+    split_extension,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,8 +68,13 @@ def test_a_plain_tag_passes(tag):
     ],
 )
 def test_only_a_known_extension_is_cut_off(name, expected):
-    known = split_extension(name, IMAGE_EXTENSIONS)
+    known = find_extension(name, IMAGE_EXTENSIONS)
     assert known == (expected if expected and expected[1] != ".gz" else None)
+
+
+def test_a_name_without_known_extension_is_refused_with_what_is_known():
+    with pytest.raises(InputError, match=r"'scan\.dcm' must end in one of \.nii\.gz, \.nii"):
+        split_extension("scan.dcm", IMAGE_EXTENSIONS)
 
 
 def test_the_longest_extension_of_a_label_counts():

@@ -150,7 +150,7 @@ class TestLabels:
 
     def test_a_file_that_is_no_label_is_refused(self, store, tmp_path):
         (tmp_path / "label.exe").write_bytes(b"x")
-        with pytest.raises(InputError, match=r"label\.exe is no label"):
+        with pytest.raises(InputError, match=r"label\.exe. must end in one of \.seg\.nrrd"):
             store.save_label("a", tmp_path / "label.exe")
 
     def test_label_info_is_merged(self, store, label):
@@ -194,7 +194,7 @@ class TestImages:
 
     def test_a_format_the_study_does_not_take_is_refused(self, store, tmp_path):
         (tmp_path / "x.dcm").write_bytes(b"x")
-        with pytest.raises(InputError, match=r"must end in \.nii\.gz"):
+        with pytest.raises(InputError, match=r"must end in one of \.nii\.gz"):
             store.add_image(tmp_path / "x.dcm")
 
     def test_image_info_is_merged(self, store, folder):
