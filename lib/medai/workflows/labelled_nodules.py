@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -45,18 +45,16 @@ class LabelledStudy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledNodules:
-    """Submitted nodules.
+    """Submitted nodules; each one's ``patient_id`` is the split's patient key, which is not for logs.
 
     Attributes:
         train: nodules of the patients that train.
         held_back: nodules of the patients that judge; no patient is in both.
-        patient_of_nodule: nodule's case id to patient key; not for logs.
         skipped: study case to the reason why its label is not used.
     """
 
     train: tuple[ClickCase, ...]
     held_back: tuple[ClickCase, ...]
-    patient_of_nodule: Mapping[str, str]
     skipped: Mapping[str, str]
 
 
@@ -90,11 +88,6 @@ def collect_labelled_nodules(study: LabelledStudy) -> LabelledNodules:
     return LabelledNodules(
         train=train,
         held_back=held_back,
-        patient_of_nodule={
-            nodule.case_id: patient_key_of_case(study.folder, case_id)
-            for case_id, found in nodules.items()
-            for nodule in found
-        },
         skipped=skipped,
     )
 
@@ -108,7 +101,9 @@ def _nodules_of_case(study: LabelledStudy, case_id: str) -> list[ClickCase]:
         return []
     scan = read_volume(study.image_path(case_id))
     named = Volume(geometry=scan.geometry, image_hu=scan.image_hu, case_id=case_id, header=scan.header)
-    return [nodule for nodule in nodule_cases([(named, label_map)]) if _extent_mm(nodule) <= LARGEST_EXTENT_MM]
+    found = [nodule for nodule in nodule_cases([(named, label_map)]) if _extent_mm(nodule) <= LARGEST_EXTENT_MM]
+    patient_key = patient_key_of_case(study.folder, case_id)
+    return [replace(nodule, patient_id=patient_key) for nodule in found]
 
 
 def _extent_mm(nodule: ClickCase) -> float:

@@ -195,7 +195,7 @@ def retrain(
         verdict = judge(
             champion_dice,
             challenger_dice,
-            patient_of_case=nodules.patient_of_nodule,
+            patient_of_case={nodule.case_id: nodule.patient_id for nodule in nodules.held_back},
             rules=config.rules,
             rng=np.random.default_rng(config.seed),
         )

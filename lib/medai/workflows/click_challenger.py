@@ -1,0 +1,101 @@
+"""The click network in the retraining loop: how a challenger is trained and how any version is scored."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medai.domain.click_case import ClickCase
+from medai.inference.evaluate_click import evaluate_click_model
+from medai.networks.engine import load_engine
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, train_click_network
+from medai.training.dataset import ClickDataset
+from medai.workflows.retrain import EpochFigures, RetrainConfig
+
+JUDGE_SEED = 20240229
+"""Places the judge's clicks. The same in every run, so that rounds compare."""
+
+JUDGE_CLICKS = 1
+"""The first click is what an annotator judges a model by; later ones can repair any."""
+
+FEW_PATIENTS = 5
+"""From this many training patients on, one in five is set aside to choose the best epoch by."""
+
+
+def train_click_challenger(
+    nodules: Sequence[ClickCase],
+    *,
+    start_from: Path,
+    output_folder: Path,
+    config: RetrainConfig,
+    on_epoch: Callable[[EpochFigures], None],
+    should_stop: Callable[[], bool],
+) -> Path:
+    """Fine-tune the champion's click network on submitted nodules.
+
+    Args:
+        nodules: of training patients only.
+        start_from: the champion's weights.
+        output_folder: takes the challenger.
+        config: epochs, device, seed.
+        on_epoch: told after each epoch.
+        should_stop: asked after each batch.
+
+    Returns:
+        The weights of the epoch that was best on the nodules that chose it.
+    """
+
+    def tell(report: EpochReport) -> None:
+        loss = report.train_loss if math.isfinite(report.train_loss) else None
+        on_epoch(EpochFigures(epoch=report.epoch, total_epochs=report.total_epochs, loss=loss))
+
+    result = train_click_network(
+        choosing_dataset(nodules),
+        ClickTrainingConfig(epochs=config.epochs, device=config.device, seed=config.seed),
+        start_from=start_from,
+        output_folder=output_folder,
+        on_epoch=tell,
+        should_stop=should_stop,
+    )
+    return result.checkpoint_path
+
+
+def choosing_dataset(nodules: Sequence[ClickCase]) -> ClickDataset:
+    """Set nodules apart to choose the best epoch by, without touching the patients that will judge.
+
+    The judges must not choose: the best of twenty epochs on them would look better on them than it is. With fewer than
+    ``FEW_PATIENTS`` training patients all of them train and the same nodules choose; that choice is no judgement.
+    """
+    patients = sorted({nodule.patient_id for nodule in nodules}, key=_hash)
+    if len(patients) < FEW_PATIENTS:
+        # The data set refuses a patient on both sides, because such a Dice means nothing. Nobody reads this one.
+        chooses = tuple(replace(nodule, patient_id=f"{nodule.patient_id} choosing") for nodule in nodules)
+        return ClickDataset(training=tuple(nodules), validation=chooses)
+    apart = set(patients[: len(patients) // FEW_PATIENTS])
+    return ClickDataset(
+        training=tuple(nodule for nodule in nodules if nodule.patient_id not in apart),
+        validation=tuple(nodule for nodule in nodules if nodule.patient_id in apart),
+    )
+
+
+def score_click_network(weights_path: Path, nodules: Sequence[ClickCase], *, device: str) -> dict[str, float]:
+    """Dice of a click network's first answer for each nodule, on the scan's own grid.
+
+    Args:
+        weights_path: the network.
+        nodules: nodules with their truth; the same order gives the same clicks.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        Nodule's case id to Dice, 0–1.
+    """
+    engine = load_engine(weights_path, device=device)
+    scores = evaluate_click_model(engine, nodules, JUDGE_SEED, clicks=JUDGE_CLICKS)
+    return {nodule.case_id: score for nodule, score in zip(nodules, scores, strict=True)}
+
+
+def _hash(patient_id: str) -> str:
+    return hashlib.sha256(patient_id.encode()).hexdigest()
