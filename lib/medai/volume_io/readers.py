@@ -11,6 +11,7 @@ from typing import Protocol
 from medai.domain import LabelMap, Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
+from medai.volume_io.dicom_series import DicomReader
 from medai.volume_io.meta_image import MetaImageReader
 from medai.volume_io.nifti import NiftiReader
 from medai.volume_io.nrrd_file import NrrdReader
@@ -39,7 +40,7 @@ class VolumeReader(Protocol):
         """The label map."""
 
 
-READERS: tuple[VolumeReader, ...] = (NiftiReader(), NrrdReader(), MetaImageReader())
+READERS: tuple[VolumeReader, ...] = (NiftiReader(), NrrdReader(), MetaImageReader(), DicomReader())
 
 
 def read_volume(path: Path, *, options: ReadOptions = ReadOptions()) -> Volume:  # noqa: B008 - frozen

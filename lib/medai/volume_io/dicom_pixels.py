@@ -1,0 +1,159 @@
+"""The pixels of a planned series, slice by slice: decoded by ITK's GDCM, turned to HU, straightened, interpolated.
+
+Slices flow through generators, so no more than two of them exist beside the volume (an enhanced multi-frame file is
+decoded whole: GDCM knows no other way).
+
+Voxels outside the scanner's field (PixelPaddingValue, up to PixelPaddingRangeLimit) become −1024 HU, the value of air
+in which CT scanners clip; so does what a tilt correction uncovers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.errors import InputError, UnsupportedScanError
+from medai.volume_io.dicom_geometry import StackPlan
+from medai.volume_io.dicom_headers import Frame
+from medai.volume_io.voxel_stream import HU_TYPES, VoxelBuilder
+
+_log = logging.getLogger(__name__)
+
+AIR_HU = -1024
+
+
+def read_stack(plan: StackPlan, name: str) -> NDArray[np.generic]:
+    """Decode a planned series into one array.
+
+    Args:
+        plan: from ``plan_stack``.
+        name: of the series, for messages.
+
+    Returns:
+        HU indexed [i, j, k], Fortran order, int16 where all are whole numbers, else float32.
+
+    Raises:
+        InputError: a file cannot be decoded.
+        UnsupportedScanError: different images at one position.
+    """
+    slices = _unique_slices(plan, name)
+    if plan.shifts_ij is not None:
+        slices = _straightened(slices, plan)
+    if plan.is_interpolated:
+        slices = _interpolated(slices, plan)
+    builder = VoxelBuilder(plan.geometry.shape_ijk, HU_TYPES, name)
+    for image_hu in slices:
+        builder.add(image_hu[:, :, np.newaxis])
+    return builder.finish()
+
+
+def _unique_slices(plan: StackPlan, name: str) -> Iterator[NDArray[Any]]:
+    decoder = _Decoder()
+    for group, position_mm in zip(plan.groups, plan.positions_mm, strict=True):
+        image_hu = decoder.image_hu(group[0])
+        for other in group[1:]:
+            if not np.array_equal(image_hu, decoder.image_hu(other)):
+                raise UnsupportedScanError(
+                    f"{name} has different images at one position, {position_mm:.1f} mm ({group[0].path.name} and "
+                    f"{other.path.name}). Export each phase or reconstruction as a series of its own."
+                )
+            _log.warning("%s: %s repeats %s and is left out", name, other.path.name, group[0].path.name)
+        yield image_hu
+
+
+def _straightened(slices: Iterable[NDArray[Any]], plan: StackPlan) -> Iterator[NDArray[Any]]:
+    """Shift each slice to its place on the right-angled grid, linearly, rounded to whole HU."""
+    from scipy import ndimage
+
+    shifts = plan.shifts_ij if plan.shifts_ij is not None else np.zeros((len(plan.positions_mm), 2))
+    for image_hu, shift in zip(slices, shifts, strict=True):
+        canvas = np.full(plan.geometry.shape_ijk[:2], float(AIR_HU))
+        canvas[: image_hu.shape[0], : image_hu.shape[1]] = image_hu
+        yield np.rint(ndimage.shift(canvas, shift, order=1, mode="grid-constant", cval=AIR_HU))
+
+
+def _interpolated(slices: Iterator[NDArray[Any]], plan: StackPlan) -> Iterator[NDArray[Any]]:
+    """Linear interpolation between the two neighbouring slices, rounded to whole HU."""
+    positions_mm = plan.positions_mm
+    index = 0
+    below, above = next(slices), next(slices)
+    for wanted_mm in plan.grid_positions_mm:
+        while wanted_mm > positions_mm[index + 1] and index + 2 < len(positions_mm):
+            index += 1
+            below, above = above, next(slices)
+        span_mm = positions_mm[index + 1] - positions_mm[index]
+        weight = float(np.clip((wanted_mm - positions_mm[index]) / span_mm, 0.0, 1.0))
+        yield np.rint(below * (1.0 - weight) + above * weight)
+
+
+class _Decoder:
+    """Decodes frames; keeps the last multi-frame file, because its frames are asked for one after another."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._stored: NDArray[Any] = np.empty((0, 0, 0))
+
+    def image_hu(self, frame: Frame) -> NDArray[Any]:
+        """HU indexed [i, j]; integers where slope and intercept are."""
+        if frame.path != self._path:
+            self._stored = _stored_values(frame.path)
+            self._path = frame.path
+        frames = self._stored
+        columns, rows = frame.shape_ij
+        if frames.shape[1:] != (rows, columns) or frame.index >= len(frames):
+            raise InputError(
+                f"{frame.path.name} decodes to {frames.shape[2]}×{frames.shape[1]} pixels and {len(frames)} frames, "
+                f"its header says {columns}×{rows}. Export the series again."
+            )
+        stored = frames[frame.index].T
+        if frame.slope.is_integer() and frame.intercept.is_integer():
+            image_hu: NDArray[Any] = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
+        else:
+            image_hu = stored * np.float64(frame.slope) + np.float64(frame.intercept)
+        if frame.padding is not None:
+            image_hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
+        return image_hu
+
+
+def _stored_values(path: Path) -> NDArray[Any]:
+    """Stored values indexed [frame, row, column], before any rescaling."""
+    import itk
+
+    header = itk.GDCMImageIO.New()
+    header.SetFileName(str(path))
+    try:
+        header.ReadImageInformation()
+        # GDCM rescales with the slope and intercept it finds, in the smallest type that holds the result.
+        pixel_type = _pixel_type(header)
+        reader = itk.ImageFileReader[itk.Image[pixel_type, 3]].New()
+        reader.SetImageIO(header)
+        reader.SetFileName(str(path))
+        reader.Update()
+    except RuntimeError as error:
+        raise InputError(
+            f"The pixels of {path.name} cannot be decoded: it is damaged or in a compression GDCM does not know."
+        ) from error
+    rescaled: NDArray[Any] = itk.array_from_image(reader.GetOutput())
+    slope, intercept = float(header.GetRescaleSlope()), float(header.GetRescaleIntercept())
+    if (slope, intercept) == (1.0, 0.0):
+        return rescaled
+    if slope == 1.0 and intercept.is_integer():
+        return np.asarray(rescaled.astype(np.int32) - int(intercept))
+    stored: NDArray[Any] = np.rint((rescaled.astype(np.float64) - intercept) / slope).astype(np.int32)
+    return stored
+
+
+def _pixel_type(header: Any) -> Any:
+    import itk
+
+    component = header.GetComponentType()
+    if component == itk.CommonEnums.IOComponent_SHORT:
+        return itk.SS
+    if component == itk.CommonEnums.IOComponent_USHORT:
+        return itk.US
+    return itk.F if component != itk.CommonEnums.IOComponent_DOUBLE else itk.D
