@@ -117,14 +117,14 @@ def random_geometry(rng: np.random.Generator) -> VolumeGeometry:
 
 
 def make_scan(
-    geometry: VolumeGeometry, rng: np.random.Generator, *, diameters_mm: tuple[float, float] = (18.0, 14.0)
+    geometry: VolumeGeometry, rng: np.random.Generator, *, diameters_mm: tuple[float, float] | None = (18.0, 14.0)
 ) -> SyntheticScan:
     """A body with two lungs, a nodule in the right and one in the left, on any grid.
 
     Args:
         geometry: the grid; its middle should lie near ``BODY_CENTRE_RAS_MM``.
         rng: noise and the jitter of the nodules' places.
-        diameters_mm: of the right and of the left nodule.
+        diameters_mm: of the right and of the left nodule; None for a scan without nodules.
     """
     index = np.moveaxis(np.indices(geometry.shape_ijk, dtype=np.float64), 0, -1)
     points_mm = geometry.ijk_to_ras(index) - BODY_CENTRE_RAS_MM
@@ -139,7 +139,7 @@ def make_scan(
 
     nodules = []
     places_mm = {"right": np.array([46.0, 12.0, -14.0]), "left": np.array([-37.0, -17.0, 22.0])}
-    for (side, place_mm), diameter_mm in zip(places_mm.items(), diameters_mm, strict=True):
+    for (side, place_mm), diameter_mm in zip(places_mm.items(), diameters_mm or (), strict=False):
         centre_mm = place_mm + rng.uniform(-3.0, 3.0, size=3)
         distance_mm = np.linalg.norm(points_mm - centre_mm, axis=-1)
         # A soft edge as wide as a voxel stands in for partial volume.

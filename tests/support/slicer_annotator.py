@@ -128,7 +128,13 @@ class SlicerAnnotator:
 
     def _infer(self, model: str, params: Json, label_in: Path | None = None) -> tuple[Path, Json]:
         params = params | {"result_extension": ".nrrd", "result_dtype": "uint8"}
-        path, answer = self.client().infer(model, self.sample["id"], params, str(label_in) if label_in else None)
+        path, answer = self.client().infer(
+            model,
+            self.sample["id"],
+            params,
+            str(label_in) if label_in else None,
+            session_id=self.sample.get("session_id"),
+        )
         return Path(path), answer
 
     def segment(self, model: str) -> Reply:
