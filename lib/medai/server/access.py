@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from monailabel.config import settings as platform
 from monailabel.endpoints.user.auth import RBAC, User
 
@@ -25,3 +25,7 @@ Threads = Annotated[Lanes, Depends(_lanes)]
 Viewer = Annotated[User, Depends(RBAC(platform.MONAI_LABEL_AUTH_ROLE_USER))]
 Annotator = Annotated[User, Depends(RBAC(platform.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]
 Admin = Annotated[User, Depends(RBAC(platform.MONAI_LABEL_AUTH_ROLE_ADMIN))]
+
+# Parameters of the three routes that show task records.
+Every = Annotated[bool, Query(alias="all")]
+Running = Annotated[bool, Query(alias="check_if_running")]

@@ -2,33 +2,64 @@
 
 ``apps/medai/main.py`` re-exports ``MedaiApp``; MONAI Label takes the first class whose direct base is named
 ``MONAILabelApp``, so there is exactly one here. Its constructor is the only place where ``conf`` strings are read.
+
+Threads: an app is built once and used by all; what changes (loaded models, decoded scans, kept predictions, the study)
+is guarded in its own module.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
-from medai.errors import InputError, NotFoundError
+from medai.domain import Prediction
+from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
+from medai.registry.version_files import ModelVersion
+from medai.server.background import Trainings
 from medai.server.datastore import MedaiDatastore
+from medai.server.infer_request import MedaiInferTask
+from medai.server.infer_tasks import (
+    LungsTask,
+    NoduleClickTask,
+    NoduleDetectionTask,
+    NoduleSegmentationTask,
+    ScanPredictions,
+)
 from medai.server.model_shelf import ModelShelf
+from medai.server.scoring import UncertaintyScoring, scan_uncertainty
+from medai.server.scribbles_task import scribbles_tasks
 from medai.server.settings import ServerSettings
+from medai.server.strategies import build_strategies
+from medai.server.train_task import NoduleTrainTask
 from medai.store.layout import models_folder, state_folder
+from medai.store.reservations import Reservations
+from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
+from medai.volume_io.scan_cache import ScanCache
+
+if TYPE_CHECKING:
+    from medai.inference.click import ClickSegmenter
+    from medai.inference.scan import ScanPipeline
 
 logger = logging.getLogger(__name__)
 
 APP_LABELS = ("nodule",)
 """The empty segments that the Slicer plugin makes for a new scan, and the key by which it finds the task that runs by
 itself on Next Sample: the first one in ``info.models`` with this label."""
+
+CLICK_TASK = "nodule_click"
+DETECTION_TASK = "nodule_detection"
+MB = 1 << 20
 
 
 class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are untyped
@@ -38,6 +69,10 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         app_dir: folder of ``main.py``; nothing is written there.
         studies: study folder in MONAI Label's local layout.
         conf: ``--conf`` strings, see ``ServerSettings``.
+
+    Raises:
+        InputError: a setting is wrong, or the study is no folder.
+        NotFoundError: there is no such study folder.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str] | None) -> None:
@@ -45,9 +80,19 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         if studies.startswith(("http://", "https://")):
             raise InputError(f"medai serves a folder of scans; '{studies}' is an address, which is not supported yet.")
         self.study = StudyStore(Path(studies))
-        self.state_folder = state_folder(self.study.folder)
-        self.registry = ModelRegistry(models_folder(self.study.folder))
-        self.shelf = ModelShelf(self.registry, {})
+        folder = self.study.folder
+        self.state_folder = state_folder(folder)
+        self.reservations = Reservations(folder, ttl_s=self.options.reservation_minutes * 60)
+        self.scores = ScoreStore(folder)
+        self.scans = ScanCache(
+            self.state_folder / "scans",
+            memory_bytes=self.options.cache_memory_mb * MB,
+            disk_bytes=self.options.cache_disk_mb * MB,
+        )
+        self.shelf = ModelShelf(
+            ModelRegistry(models_folder(folder)), {CLICK_TASK: self._load_click, DETECTION_TASK: self._load_detector}
+        )
+        self.trainings = Trainings()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -58,43 +103,165 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             labels=list(APP_LABELS),
         )
 
+    # -- what is served ------------------------------------------------------------------------------------------------
+
     def init_datastore(self) -> MedaiDatastore:
         """Our store behind MONAI Label's interface."""
         return MedaiDatastore(self.study)
 
     def init_infers(self) -> dict[str, InferTask]:
-        """What is served, in the order in which the plugin lists it; the first runs by itself on Next Sample."""
-        return {}
+        """The tasks, in the order in which the plugin lists them; the first runs by itself on Next Sample."""
+        predictions = ScanPredictions(self.scans, self._scan_model, self._keep_uncertainty)
+        return {
+            "nodule_segmentation": NoduleSegmentationTask(predictions),
+            "nodule_click": NoduleClickTask(self.scans, self._click_model),
+            "nodule_detection": NoduleDetectionTask(predictions),
+            "lungs": LungsTask(self.scans),
+            **scribbles_tasks(self.scans),
+        }
 
-    def init_trainers(self) -> dict[str, Any]:
+    def init_trainers(self) -> dict[str, NoduleTrainTask]:
         """One trainer; the plugin shows the progress of the first."""
-        return {}
+        return {"nodule_segmentation": NoduleTrainTask(self.study.folder, self.options, self.trainings)}
 
-    def init_strategies(self) -> dict[str, Any]:
+    def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
-        return {}
+        return build_strategies(
+            self.study,
+            self.reservations,
+            self.scores,
+            rng=np.random.default_rng(self.options.seed),
+            share_paths=self.options.share_paths,
+        )
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """What the strategy ``uncertainty`` goes by."""
+        return {
+            "uncertainty": UncertaintyScoring(
+                self.study, self.scores, task=self._infers["nodule_detection"], version_id=self.score_version
+            )
+        }
+
+    def init_batch_infer(self) -> None:
+        """None of MONAI Label's: it starts a process a batch; see ``case_jobs``."""
 
     def on_init_complete(self) -> None:
         """Nothing: sessions are cleaned and models warmed by the server's own tasks, not by a polling thread."""
 
-    def infer_task(self, model: str) -> InferTask:
-        """The task of that name.
+    # -- looked up by name ---------------------------------------------------------------------------------------------
+
+    def infer_task(self, model: str) -> MedaiInferTask:
+        """The inference task of that name.
 
         Raises:
             NotFoundError: there is none; the message lists what there is.
         """
-        task = self._infers.get(model)
-        if task is None:
-            raise NotFoundError(f"There is no model '{model}'. The server has {', '.join(self._infers)}.")
-        return task
+        return cast(MedaiInferTask, _named(self._infers, model, "model"))
+
+    def trainer(self, model: str) -> NoduleTrainTask:
+        """The trainer of that name, or NotFoundError with those there are."""
+        return cast(NoduleTrainTask, _named(self._trainers, model, "trainer"))
+
+    def strategy(self, name: str) -> Strategy:
+        """The strategy of that name, or NotFoundError with those there are."""
+        return _named(self._strategies, name, "strategy")
+
+    def scoring_method(self, name: str) -> UncertaintyScoring:
+        """The scoring method of that name, or NotFoundError with those there are."""
+        return cast(UncertaintyScoring, _named(self._scoring_methods, name, "scoring method"))
 
     @property
-    def strategies(self) -> Mapping[str, Any]:
-        """Strategies by name."""
-        strategies: dict[str, Any] = self._strategies
-        return strategies
+    def scoring_methods(self) -> tuple[str, ...]:
+        """Names of the scoring methods."""
+        return tuple(self._scoring_methods)
 
     @property
-    def process_id(self) -> int:
-        """The server's process."""
-        return os.getpid()
+    def trainer_names(self) -> tuple[str, ...]:
+        """Names of the trainers."""
+        return tuple(self._trainers)
+
+    def model_version(self, model: str) -> ModelVersion:
+        """The weights behind a task.
+
+        Raises:
+            NotFoundError: no such task, or one without weights.
+        """
+        self.infer_task(model)
+        task = {"nodule_segmentation": DETECTION_TASK}.get(model, model)
+        if task not in (CLICK_TASK, DETECTION_TASK):
+            raise NotFoundError(f"'{model}' uses no weights.")
+        return self.shelf.registry.champion(task)
+
+    # -- what happens around a request ---------------------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Load the models and what writes an answer, so that the first annotator does not wait for it."""
+        from medai.volume_io import writers  # noqa: F401
+
+        for task in (CLICK_TASK, DETECTION_TASK):
+            try:
+                self.shelf.get(task)
+            except ModelError as error:
+                logger.warning("%s", error)
+
+    def case_handed_out(self, case_id: str) -> None:
+        """Decode ahead what an annotator has just been given."""
+        if self.options.prefetch:
+            self.scans.prefetch(self.study.image_path(case_id), case_id)
+
+    def on_save_label(self, image_id: str, label_id: str) -> None:
+        """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
+        self.reservations.release(image_id)
+        if not self.options.prefetch:
+            return
+        held = {reservation.case_id for reservation in self.reservations.active()}
+        upcoming = next((case_id for case_id in self.study.unlabeled() if case_id not in held), None)
+        if upcoming is not None:
+            self.scans.prefetch(self.study.image_path(upcoming), upcoming)
+
+    def score_version(self) -> str:
+        """The versions that an uncertainty is from."""
+        return "+".join(self.shelf.version_id(task) for task in (CLICK_TASK, DETECTION_TASK))
+
+    def close(self) -> None:
+        """Stop the training and the background threads."""
+        self.trainings.close()
+        self.scans.close()
+
+    def _keep_uncertainty(self, case_id: str, prediction: Prediction) -> None:
+        self.scores.put({case_id: scan_uncertainty(prediction)}, model_version=self.score_version())
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def _click_model(self) -> tuple[str, ClickSegmenter]:
+        loaded = self.shelf.get(CLICK_TASK)
+        return loaded.version_id, loaded.model
+
+    def _scan_model(self) -> tuple[dict[str, str], ScanPipeline]:
+        from medai.inference.scan import ScanPipeline
+
+        click, detection = self.shelf.get(CLICK_TASK), self.shelf.get(DETECTION_TASK)
+        versions = {CLICK_TASK: click.version_id, DETECTION_TASK: detection.version_id}
+        return versions, ScanPipeline(detection.model, click.model)
+
+    def _load_click(self, version: ModelVersion) -> ClickSegmenter:
+        from medai.inference.click import ClickSegmenter
+        from medai.networks.engine import load_engine
+
+        return ClickSegmenter(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
+
+    def _load_detector(self, version: ModelVersion) -> Any:
+        from medai.inference.detect import NoduleDetector
+        from medai.networks.engine import load_engine
+
+        return NoduleDetector(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
+
+    @property
+    def _engines(self) -> Path:
+        return self.state_folder / "engines"
+
+
+def _named(served: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in served:
+        raise NotFoundError(f"There is no {kind} '{name}'. The server has: {', '.join(served) or 'none'}.")
+    return served[name]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -25,12 +26,16 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 from monailabel.config import settings as platform
+from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.utils.app import app_instance
 
 import medai
-from medai.server import problems, routes_app
+from medai.server import problems, routes_app, routes_auth, routes_datastore, routes_infer, routes_train, sessions
+from medai.server.app import MedaiApp
+from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
-from medai.server.lanes import Lanes
+from medai.server.lanes import Lane, Lanes
+from medai.server.limits import BodyLimit
 from medai.server.replies import PlainJSONResponse
 
 logger = logging.getLogger(__name__)
@@ -39,16 +44,43 @@ LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """Web pages that may call the server from a browser, unless MONAI_LABEL_CORS_ORIGINS names others."""
 
 
+SESSION_CLEANING_S = 300.0
+DEFAULT_BODY_BYTES = 1 << 30
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
-    instance = await loop.run_in_executor(None, app_instance)
+    instance: MedaiApp = await loop.run_in_executor(None, app_instance)
     instance.server_mode(True)
-    app.state.medai = instance
-    app.state.lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
+    lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
+    app.state.medai, app.state.lanes = instance, lanes
+    app.state.batches, app.state.scorings = CaseJobs("batch inference", lanes), CaseJobs("scoring", lanes)
+    threading.Thread(target=_warm_up, args=(instance,), name="medai-warm-up", daemon=True).start()
+    cleaning = asyncio.create_task(_clean_sessions(instance, lanes))
     logger.info("Serving %s", instance.study.folder)
     yield
-    app.state.lanes.close()
+    cleaning.cancel()
+    app.state.batches.close()
+    app.state.scorings.close()
+    lanes.close()
+    await loop.run_in_executor(None, instance.close)
+
+
+def _warm_up(instance: MedaiApp) -> None:
+    try:
+        instance.warm_up()
+    except Exception:
+        logger.exception("Warming up failed; requests will say why")
+
+
+async def _clean_sessions(instance: MedaiApp, lanes: Lanes) -> None:
+    while instance.sessions() is not None:
+        try:
+            await lanes.run(Lane.QUICK, sessions.remove_expired, instance)
+        except Exception:
+            logger.exception("Old sessions could not be removed")
+        await asyncio.sleep(SESSION_CLEANING_S)
 
 
 def create_app() -> FastAPI:
@@ -71,15 +103,23 @@ def create_app() -> FastAPI:
         allow_methods=["*"],
         allow_headers=["*"],
     )
+    app.add_middleware(BodyLimit, largest_bytes=lambda: _body_limit(app))
     problems.install(app)
     prefix = platform.MONAI_LABEL_API_STR
-    app.include_router(routes_app.router, prefix=prefix)
+    for part in (routes_app, routes_auth, routes_infer, routes_train, routes_datastore, sessions):
+        app.include_router(part.router, prefix=prefix)
+    app.dependency_overrides[get_current_user] = routes_auth.current_user
 
     @app.get("/", include_in_schema=False)
     async def _home() -> RedirectResponse:
         return RedirectResponse(f"{prefix}/docs", status_code=HTTPStatus.TEMPORARY_REDIRECT)
 
     return app
+
+
+def _body_limit(app: FastAPI) -> int:
+    instance: MedaiApp | None = getattr(app.state, "medai", None)
+    return instance.options.max_upload_mb << 20 if instance else DEFAULT_BODY_BYTES
 
 
 app = create_app()

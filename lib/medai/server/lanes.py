@@ -92,8 +92,11 @@ class Lanes:
         Raises:
             HTTPException: 429 where the lane's queue is full, 503 while shutting down.
         """
-        future = self._pools[lane].submit(lambda: function(*args, **kwargs))
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self.submit(lane, function, *args, **kwargs))
+
+    def submit(self, lane: Lane, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a blocking function in a lane, for callers that are threads themselves."""
+        return self._pools[lane].submit(lambda: function(*args, **kwargs))
 
     def waiting(self) -> dict[str, int]:
         """Requests running or waiting in each lane."""

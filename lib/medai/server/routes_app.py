@@ -1,18 +1,77 @@
-"""``/info/``: what the server offers and how far it is."""
+"""What the server offers, which case comes next, model files, and sessions' absence of surprises in between."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
+from fastapi.responses import FileResponse, JSONResponse
 
-from medai.server.access import App, Threads, Viewer
+from medai.server.access import Admin, App, Threads, Viewer
+from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
+from medai.server.replies import PlainJSONResponse
 
 router = APIRouter(tags=["App"])
 
+_HASH_BYTES = 1 << 20
+
 
 @router.get("/info/")
-async def info(app: App, lanes: Threads, user: Viewer) -> Any:
+async def info(app: App, lanes: Threads, user: Viewer) -> JSONResponse:
     """Models, trainers, strategies, progress of the study and of a training."""
-    return await lanes.run(Lane.QUICK, app.info)
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.info))
+
+
+@router.post("/activelearning/{strategy}")
+async def next_sample(
+    strategy: str,
+    app: App,
+    lanes: Threads,
+    user: Viewer,
+    params: Annotated[dict[str, Any] | None, Body()] = None,
+) -> JSONResponse:
+    """The next case for this annotator, reserved; {} when none is left."""
+    request = {"client_id": user.username, **(params or {})}
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, _next_sample, app, strategy, request))
+
+
+@router.get("/model/info/{model}")
+async def model_info(model: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:
+    """Checksum, time and version of the weights behind a task."""
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _model_info, app, model))
+
+
+@router.get("/model/{model}")
+async def download_model(model: str, app: App, lanes: Threads, user: Admin) -> FileResponse:
+    """The weights behind a task."""
+    version = await lanes.run(Lane.QUICK, app.model_version, model)
+    return FileResponse(version.weights_path, filename=f"{model}-{version.version_id}.safetensors")
+
+
+def _next_sample(app: MedaiApp, strategy: str, request: dict[str, Any]) -> dict[str, Any]:
+    sample: dict[str, Any] | None = app.strategy(strategy)(request, app.datastore())
+    if not sample:
+        return {}
+    app.case_handed_out(sample["id"])
+    return sample
+
+
+def _model_info(app: MedaiApp, model: str) -> dict[str, Any]:
+    version = app.model_version(model)
+    return {
+        "checksum": f"SHA256:{sha256_of(version.weights_path)}",
+        "modified_time": int(version.weights_path.stat().st_mtime),
+        "version": version.version_id,
+    }
+
+
+def sha256_of(path: Path, algorithm: str = "sha256") -> str:
+    """Digest of a file, in hexadecimal."""
+    digest = hashlib.new(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(_HASH_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -35,6 +35,10 @@ class ServerSettings(BaseModel):
     reservation_minutes: Annotated[
         float, Field(gt=0, le=7 * 24 * 60, description="how long a case handed out is kept from other annotators")
     ] = 60.0
+    share_paths: Annotated[
+        bool,
+        Field(description="tell clients the scan's path: Slicer opens it where it exists on its machine"),
+    ] = True
     train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
     seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
     max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest request body, MB")] = 2048

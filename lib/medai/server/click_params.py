@@ -1,0 +1,85 @@
+"""Clicks and regions as clients send them, turned into what the library takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medai.errors import InputError
+from medai.geometry import IndexBox
+
+LONGEST_LABEL = 200
+DEFAULT_LABEL = "nodule"
+
+
+def points_ijk(params: Mapping[str, Any], key: str) -> list[tuple[int, int, int]]:
+    """Voxel indices under ``key``; none where the key is missing or empty.
+
+    Raises:
+        InputError: anything but a list of [i, j, k] whole numbers.
+    """
+    given = params.get(key)
+    if given is None or given == "":
+        return []
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise InputError(f"'{key}' is {given!r}; it takes a list of voxel indices such as [[210, 188, 64]].")
+    return [_index(point, key) for point in given]
+
+
+def roi_box(params: Mapping[str, Any]) -> IndexBox | None:
+    """The region in ``roi``: [imin, imax, jmin, jmax, kmin, kmax], both ends inside; None where there is none.
+
+    The Slicer plugin turns the corners of its box in RAS into indices, so along an axis that is flipped against the
+    patient the larger one comes first.
+
+    Raises:
+        InputError: not six whole numbers.
+    """
+    given = params.get("roi")
+    if not given:
+        return None
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 6:
+        raise InputError(f"'roi' is {given!r}; it takes six voxel indices [imin, imax, jmin, jmax, kmin, kmax].")
+    i0, i1, j0, j1, k0, k1 = (_whole(value, "roi") for value in given)
+    low = (min(i0, i1), min(j0, j1), min(k0, k1))
+    return IndexBox(start_ijk=low, stop_ijk=(max(i0, i1) + 1, max(j0, j1) + 1, max(k0, k1) + 1))
+
+
+def label_name(params: Mapping[str, Any], key: str = "label") -> str:
+    """The segment that the answer is for; "nodule" where the client does not say."""
+    given = params.get(key) or DEFAULT_LABEL
+    if not isinstance(given, str) or len(given) > LONGEST_LABEL:
+        raise InputError(f"'{key}' takes the name of a segment, at most {LONGEST_LABEL} characters, not {given!r:.80}.")
+    return given
+
+
+def number(params: Mapping[str, Any], key: str, default: float, *, low: float, high: float) -> float:
+    """A number under ``key``, as a number or as text.
+
+    Raises:
+        InputError: no number, or out of range.
+    """
+    given = params.get(key)
+    if given is None or given == "":
+        return default
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not low <= value <= high:
+        raise InputError(f"'{key}' is {given!r}; it takes a number from {low:g} to {high:g}.")
+    return value
+
+
+def _index(point: Any, key: str) -> tuple[int, int, int]:
+    if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 3:
+        raise InputError(f"'{key}' holds {point!r}; a point is three voxel indices such as [210, 188, 64].")
+    i, j, k = (_whole(value, key) for value in point)
+    return (i, j, k)
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+        raise InputError(f"'{key}' holds {value!r}; voxel indices are whole numbers.")
+    return int(value)

@@ -1,0 +1,230 @@
+"""``/datastore/``: scans and labels in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import mimetypes
+import tempfile
+from enum import StrEnum
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, HTTPException, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.background import BackgroundTask
+
+from medai.errors import InputError
+from medai.server.access import Admin, Annotator, App, Threads, Viewer
+from medai.server.app import MedaiApp
+from medai.server.lanes import Lane
+from medai.server.replies import PlainJSONResponse
+from medai.server.request_body import json_object, store_upload
+from medai.server.routes_app import sha256_of
+from medai.server.uploads import (
+    IMAGE_UPLOAD_EXTENSIONS,
+    LABEL_UPLOAD_EXTENSIONS,
+    UploadLimits,
+    check_image_upload,
+    check_label_upload,
+)
+from medai.store.study import FINAL
+from medai.volume_io.readers import read_geometry
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/datastore", tags=["Datastore"])
+
+class Output(StrEnum):
+    """How much of the study is wanted."""
+
+    TRAIN = "train"
+    STATS = "stats"
+    ALL = "all"
+
+
+@router.get("/")
+async def study(app: App, lanes: Threads, user: Viewer, output: Output = Output.STATS) -> JSONResponse:
+    """Totals, the pairs a training would read, or everything."""
+    store = app.datastore()
+    show = {Output.TRAIN: store.datalist, Output.ALL: store.json, Output.STATS: store.status}[output]
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, show))
+
+
+@router.put("/", include_in_schema=False)
+@router.put("/image")
+async def add_image(
+    app: App,
+    lanes: Threads,
+    user: Annotator,
+    file: Annotated[UploadFile, File()],
+    image: str | None = None,
+    params: Annotated[str, Form()] = "{}",
+) -> JSONResponse:
+    """Upload a scan; its id is ``image``, else the file's name without its ending."""
+    info = {**json_object(params, "params"), "user": user.username}
+    return PlainJSONResponse({"image": await lanes.run(Lane.TRANSFER, _add_image, app, image, file, info)})
+
+
+@router.delete("/", include_in_schema=False)
+@router.delete("/image")
+async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002
+    """Delete a scan and its labels."""
+    await lanes.run(Lane.TRANSFER, app.datastore().remove_image, id)
+    app.reservations.release(id)
+    logger.info("%s removed by %s", id, user.username)
+    return PlainJSONResponse({})
+
+
+@router.head("/image")
+async def check_image(
+    image: str, app: App, lanes: Threads, user: Viewer, check_sum: str | None = None
+) -> Response:
+    """200 where the scan is there (and has that checksum, ``SHA256:…``), else 404."""
+    path = await lanes.run(Lane.QUICK, app.study.image_path, image)
+    if check_sum and not await lanes.run(Lane.TRANSFER, _has_digest, path, check_sum):
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"The scan '{image}' has another checksum.")
+    return Response()
+
+
+@router.get("/image")
+async def download_image(image: str, app: App, lanes: Threads, user: Viewer) -> FileResponse:
+    """The scan's file."""
+    return _file(await lanes.run(Lane.QUICK, app.study.image_path, image))
+
+
+@router.get("/image/info")
+async def image_info(image: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
+    """What is known about a scan."""
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.datastore().get_image_info, image))
+
+
+@router.put("/image/info")
+async def change_image_info(
+    image: str, app: App, lanes: Threads, user: Annotator, info: Annotated[str, Form()] = "{}"
+) -> JSONResponse:
+    """Add to what is known about a scan."""
+    content = {**json_object(info, "info"), "user": user.username}
+    await lanes.run(Lane.QUICK, app.datastore().update_image_info, image, content)
+    return PlainJSONResponse({})
+
+
+@router.put("/label")
+async def save_label(
+    image: str,
+    app: App,
+    lanes: Threads,
+    user: Annotator,
+    label: Annotated[UploadFile, File()],
+    tag: str = FINAL,
+    params: Annotated[str, Form()] = "{}",
+) -> JSONResponse:
+    """Submit a label; it is checked against the scan before anything is stored."""
+    info = {**json_object(params, "params"), "user": user.username}
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _save_label, app, image, label, tag or FINAL, info))
+
+
+@router.delete("/label")
+async def remove_label(id: str, tag: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002
+    """Delete a label."""
+    await lanes.run(Lane.TRANSFER, app.datastore().remove_label, id, tag)
+    logger.info("Label '%s' of %s removed by %s", tag, id, user.username)
+    return PlainJSONResponse({})
+
+
+@router.head("/label")
+async def check_label(app: App, lanes: Threads, user: Viewer, tag: str, image: str = "", label: str = "") -> Response:
+    """200 where the case has a label of that tag, else 404."""
+    await lanes.run(Lane.QUICK, app.study.label_path, image or label, tag)
+    return Response()
+
+
+@router.get("/label")
+async def download_label(label: str, tag: str, app: App, lanes: Threads, user: Viewer) -> FileResponse:
+    """The label's file."""
+    return _file(await lanes.run(Lane.QUICK, app.study.label_path, label, tag))
+
+
+@router.get("/label/info")
+async def label_info(label: str, tag: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
+    """What is known about a label."""
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.datastore().get_label_info, label, tag))
+
+
+@router.put("/label/info")
+async def change_label_info(
+    label: str, tag: str, app: App, lanes: Threads, user: Annotator, info: Annotated[str, Form()] = "{}"
+) -> JSONResponse:
+    """Add to what is known about a label."""
+    content = {**json_object(info, "info"), "user": user.username}
+    await lanes.run(Lane.QUICK, app.datastore().update_label_info, label, tag, content)
+    return PlainJSONResponse({})
+
+
+@router.put("/updatelabelinfo", include_in_schema=False)
+async def update_label_info(
+    label: str, tag: str, app: App, lanes: Threads, user: Annotator, params: Annotated[str, Form()] = "{}"
+) -> JSONResponse:
+    """The same as ``/label/info``, as the plugin's reviewer calls it."""
+    content = {**json_object(params, "params"), "user": user.username}
+    await lanes.run(Lane.QUICK, app.datastore().update_label_info, label, tag, content)
+    return PlainJSONResponse({})
+
+
+@router.get("/dataset")
+async def download_dataset(app: App, lanes: Threads, user: Annotator, limit_cases: int | None = None) -> FileResponse:
+    """Scans and final labels as a ZIP file."""
+    archive = Path(await lanes.run(Lane.TRANSFER, app.datastore().get_dataset_archive, limit_cases))
+    return FileResponse(
+        archive,
+        media_type="application/zip",
+        filename="dataset.zip",
+        background=BackgroundTask(archive.unlink, missing_ok=True),
+    )
+
+
+def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[str, Any]) -> str:
+    with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
+        folder = Path(name)
+        path = store_upload(upload, folder, extensions=IMAGE_UPLOAD_EXTENSIONS)
+        checked = check_image_upload(
+            path, file_name=upload.filename or "", case_id=image, output_folder=folder, limits=_limits(app)
+        )
+        return app.study.add_image(checked.path, case_id=checked.case_id, info=info)
+
+
+def _save_label(app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any]) -> dict[str, Any]:
+    scan_path = app.study.image_path(image)
+    with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
+        folder = Path(name)
+        path = store_upload(upload, folder, extensions=LABEL_UPLOAD_EXTENSIONS)
+        checked = check_label_upload(
+            path,
+            scan=read_geometry(scan_path),
+            tag=tag,
+            params=params,
+            output_folder=folder,
+            limits=_limits(app),
+        )
+        app.study.save_label(image, checked.path, checked.tag, checked.info)
+    logger.info("Label '%s' of %s submitted", checked.tag, image)
+    app.on_save_label(image, image)
+    return {"image": image, "label": image, "tag": checked.tag}
+
+
+def _limits(app: MedaiApp) -> UploadLimits:
+    return UploadLimits(largest_bytes=app.options.max_upload_mb << 20)
+
+
+def _has_digest(path: Path, check_sum: str) -> bool:
+    algorithm, _, digest = check_sum.rpartition(":")
+    algorithm = (algorithm or "sha256").lower()
+    if algorithm not in hashlib.algorithms_guaranteed or algorithm.startswith("shake"):
+        raise InputError(f"'{algorithm}' is no checksum known here; sha256 is.")
+    return sha256_of(path, algorithm) == digest.lower()
+
+
+def _file(path: Path) -> FileResponse:
+    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    return FileResponse(path, media_type=media_type, filename=path.name)

@@ -1,0 +1,120 @@
+"""Sessions: a scan uploaded for a while, without becoming a case of the study.
+
+MONAI Label keeps each in a folder named by its id, and joins ids from the URL to that folder's path as they come; one
+that names another folder could have it removed. Ids are therefore checked to be UUIDs before MONAI Label sees them.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+import time
+import uuid
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, UploadFile
+from fastapi.responses import FileResponse, JSONResponse, Response
+from monailabel.utils.sessions import SessionInfo, Sessions
+
+from medai.errors import InputError, NotFoundError
+from medai.server.access import App, Threads, Viewer
+from medai.server.app import MedaiApp
+from medai.server.lanes import Lane
+from medai.server.replies import PlainJSONResponse
+from medai.server.request_body import store_upload
+from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/session", tags=["Session"])
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+
+@router.put("/")
+async def create(
+    app: App, lanes: Threads, user: Viewer, files: list[UploadFile], expiry: int = 0, uncompress: bool = False
+) -> JSONResponse:
+    """Upload one scan; ``expiry`` in seconds, at most the server's."""
+    if uncompress or len(files) != 1:
+        raise InputError(
+            f"A session takes one scan file ({', '.join(IMAGE_UPLOAD_EXTENSIONS)}), no archive, and not {len(files)} "
+            "files. medai import turns a DICOM folder into one file."
+        )
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _create, app, files[0], expiry))
+
+
+@router.get("/{session_id}")
+async def show(
+    session_id: str, app: App, lanes: Threads, user: Viewer, update_ts: bool = False, image: bool = False
+) -> Response:
+    """What a session holds, or its scan (``image``)."""
+    info = await lanes.run(Lane.QUICK, _session, app, session_id, update=update_ts)
+    if image:
+        return FileResponse(info.image, filename=Path(info.image).name)
+    return PlainJSONResponse(info.to_json())
+
+
+@router.delete("/{session_id}")
+async def remove(session_id: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
+    """End a session and delete its scan."""
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, _remove, app, session_id))
+
+
+def session_scan(app: MedaiApp, session_id: str) -> Path:
+    """The scan of a session, which is kept alive by being asked for.
+
+    Raises:
+        NotFoundError: no such session, or it has expired.
+    """
+    return Path(_session(app, session_id, update=True).image)
+
+
+def remove_expired(app: MedaiApp) -> int:
+    """Delete the sessions that nobody has used for their time; returns how many."""
+    sessions = _sessions(app)
+    folder = Path(sessions.store_path)
+    removed = 0
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if not _UUID.match(entry.name):
+            continue
+        info = sessions.get_session(entry.name, update_ts=False, fetch_cache=False)
+        if info is None or info.last_access_ts + info.expiry < time.time():
+            sessions.remove_session(entry.name)
+            removed += 1
+    return removed
+
+
+def _sessions(app: MedaiApp) -> Sessions:
+    sessions: Sessions | None = app.sessions()
+    if sessions is None:
+        raise HTTPException(HTTPStatus.NOT_ACCEPTABLE, "Sessions are switched off (MONAI_LABEL_SESSIONS).")
+    return sessions
+
+
+def _session(app: MedaiApp, session_id: str, *, update: bool) -> SessionInfo:
+    info = _sessions(app).get_session(session_id, update_ts=update) if _UUID.match(session_id) else None
+    if info is None:
+        raise NotFoundError(f"There is no session {ascii(session_id)[:60]}, or it has expired: upload the scan again.")
+    return info
+
+
+def _create(app: MedaiApp, upload: UploadFile, expiry: int) -> dict[str, Any]:
+    from medai.volume_io.readers import read_geometry
+
+    with tempfile.TemporaryDirectory(prefix="medai-session-") as folder:
+        scan = store_upload(upload, Path(folder), extensions=IMAGE_UPLOAD_EXTENSIONS, stem="scan")
+        read_geometry(scan)
+        session_id, info = _sessions(app).add_session(str(scan), max(0, expiry), session_id=str(uuid.uuid4()))
+    logger.info("New session %s", session_id)
+    return {"session_id": session_id, "session_info": info.to_json()}
+
+
+def _remove(app: MedaiApp, session_id: str) -> dict[str, Any]:
+    info = _session(app, session_id, update=False)
+    _sessions(app).remove_session(session_id)
+    content: dict[str, Any] = info.to_json()
+    return content
