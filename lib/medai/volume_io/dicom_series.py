@@ -43,9 +43,14 @@ class DicomSeries:
         """The folder of its first file."""
         return self.files[0].path.parent
 
+    @property
+    def image_count(self) -> int:
+        """Number of images, localisers included; 0 for reports."""
+        return sum(len(file.frames) for file in self.files)
+
     def describe(self) -> str:
         """Modality, number of images, thickness, kernel and the end of the UID; no identifiers."""
-        facts = [self.modality or "no modality", f"{sum(len(file.frames) for file in self.files)} images"]
+        facts = [self.modality or "no modality", f"{self.image_count} images"]
         if thickness := self.header.get("SliceThickness"):
             facts.append(f"{float(thickness):g} mm")
         if kernel := self.header.get("ConvolutionKernel"):
@@ -171,7 +176,7 @@ def _only_series(path: Path) -> DicomSeries:
     if not found:
         raise InputError(f"The folder '{path.name}' holds no DICOM series.")
     # Reports and contours of the same study lie beside the scan; with one CT there is no question which is meant.
-    candidates = [series for series in found if series.modality == "CT"] or found
+    candidates = [series for series in found if series.modality == "CT" and series.image_count] or found
     if len(candidates) > 1:
         listed = "; ".join(series.describe() for series in candidates)
         raise InputError(f"The folder '{path.name}' holds {len(candidates)} series: {listed}. Name one of its files.")
