@@ -27,7 +27,9 @@ AIR_BELOW_HU = -400.0
 ROOM_AIR_BELOW_HU = -950.0
 """Room air; a voxel of 2.5 mm of aerated lung is rarely below, only in emphysema."""
 PLAUSIBLE_LUNG_ML = 400.0
-"""Less than a child's single lung or a slab of 3 cm is taken for a scan without lungs."""
+"""Less than a child's single lung is taken for a scan without lungs …"""
+PLAUSIBLE_LUNG_CM2 = 60.0
+"""… unless the scan is a thin slab: there a mean cross-section of this is enough."""
 SMOOTH_CLOSING_MM = 10.0
 """Closes vessels, hilar branches and small nodules on the pleura."""
 COSTAL_CLOSING_MM = 30.0
@@ -104,11 +106,13 @@ def segment_lungs(volume: Volume) -> LungMask:
     air = _inside_air(image_hu)
     airway = _airway(image_hu, air, spacing_mm)
     labels = _two_lungs(air & ~airway, image_hu, spacing_mm)
-    is_plausible = bool((labels > 0).sum() * float(np.prod(spacing_mm)) / 1000 >= PLAUSIBLE_LUNG_ML)
+    found_ml = float(np.count_nonzero(labels)) * float(np.prod(spacing_mm)) / 1000
+    slab_ml = PLAUSIBLE_LUNG_CM2 * labels.shape[2] * spacing_mm[2] / 10
+    is_plausible = found_ml >= min(PLAUSIBLE_LUNG_ML, slab_ml)
     if is_plausible:
         lungs = [_close_lung(labels, value, airway, spacing_mm) for value in (RIGHT_LUNG, LEFT_LUNG)]
     else:
-        lungs = [_aerated(image_hu, spacing_mm)]
+        lungs = [_aerated(image_hu, air, spacing_mm)]
     values = (RIGHT_LUNG, LEFT_LUNG) if is_plausible else (UNKNOWN_SIDE,)
     result = np.zeros(volume.geometry.shape_ijk, dtype=np.uint8, order="F")
     for value, mask in zip(values, lungs, strict=True):
@@ -358,9 +362,9 @@ def _closed(mask: _Mask, radius_mm: float, spacing_mm: tuple[float, float, float
     return np.asarray(ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm) | mask
 
 
-def _aerated(image_hu: NDArray[np.float32], spacing_mm: tuple[float, float, float]) -> _Mask:
+def _aerated(image_hu: NDArray[np.float32], air: _Mask, spacing_mm: tuple[float, float, float]) -> _Mask:
     """Whatever looks like lung tissue in a scan without recognisable lungs, closed."""
-    tissue = (image_hu < AIR_BELOW_HU) & (image_hu > -970)
+    tissue = air & (image_hu > -970)
     margin = [int(np.ceil((SMOOTH_CLOSING_MM + 2) / s)) for s in spacing_mm]
     padded = np.pad(tissue, [(m, m) for m in margin], mode="edge")
     closed = _closed(padded, SMOOTH_CLOSING_MM, spacing_mm)
