@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import GeometryError, InputError, UnsupportedScanError
 from medai.geometry import IndexBox, VolumeGeometry
+from medai.server.axes import axes_along, with_axes_of
 from medai.server.detections import detection_tag, read_detections
 from medai.server.label_names import SCRIBBLES, distinct_names, name_values, read_label_info, says_nothing_found
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
@@ -119,7 +120,7 @@ def check_label_upload(
         return CheckedLabel(path=target, tag=detection_tag(tag), info=info)
     is_segmentation = extension == ".seg.nrrd"
     _check_grid(path, scan, may_be_cropped=is_segmentation, limits=limits)
-    label_map = place_label_map(along_axes_of(scan, read_label_map(path)), scan)
+    label_map = place_label_map(with_axes_of(scan, read_label_map(path)), scan)
     names = _names(label_map, params, by_file=is_segmentation)
     checked = _renumbered(label_map, names)
     target = output_folder / "checked.nii.gz"
@@ -171,26 +172,6 @@ def check_image_upload(
     return CheckedImage(path=target, case_id=case_id)
 
 
-def along_axes_of(scan: VolumeGeometry, label_map: LabelMap) -> LabelMap:
-    """Permute and reverse a label map's axes so that they run along the scan's; no voxel changes.
-
-    A label map whose axes are not the scan's in any order is returned as it is.
-    """
-    steps = np.linalg.inv(scan.affine_ijk_to_ras_mm)[:3, :3] @ label_map.geometry.affine_ijk_to_ras_mm[:3, :3]
-    order = tuple(int(axis) for axis in np.argmax(np.abs(steps), axis=1))
-    if sorted(order) != [0, 1, 2]:
-        return label_map
-    affine = label_map.geometry.affine_ijk_to_ras_mm[:, [*order, 3]]
-    labels: NDArray[np.generic] = label_map.labels.transpose(order)
-    i, j, k = labels.shape
-    geometry = VolumeGeometry(shape_ijk=(i, j, k), affine_ijk_to_ras_mm=affine)
-    for axis in range(3):
-        if steps[axis, order[axis]] < 0:
-            geometry = geometry.with_axis_reversed(axis)
-            labels = np.flip(labels, axis)
-    return LabelMap(geometry=geometry, labels=labels, segments=label_map.segments)
-
-
 def _check_size(path: Path, limits: UploadLimits) -> None:
     size = path.stat().st_size
     if size == 0:
@@ -218,19 +199,11 @@ def _check_grid(path: Path, scan: VolumeGeometry, *, may_be_cropped: bool, limit
 
         sizes = [int(n) for n in read_nrrd_header(path).fields["sizes"]]
     _check_voxel_count(sizes, limits)
-    grid = along_axes_of(scan, _blank(geometry)).geometry
-    if not may_be_cropped and not grid.is_same_grid(scan):
+    if not may_be_cropped and not axes_along(scan, geometry).geometry.is_same_grid(scan):
         raise GeometryError(
             f"The label is not on its scan's grid. Label: {geometry.describe()}. Scan: {scan.describe()}. "
             "Export it with the scan as reference volume."
         )
-
-
-def _blank(geometry: VolumeGeometry) -> LabelMap:
-    """A label map of that shape which takes no memory."""
-    return LabelMap(
-        geometry=geometry, labels=np.broadcast_to(np.zeros((), dtype=np.uint8), geometry.shape_ijk), segments=()
-    )
 
 
 def _names(label_map: LabelMap, params: Mapping[str, Any], *, by_file: bool) -> dict[int, str]:
