@@ -1,0 +1,62 @@
+"""A study of 2,000 scans answers at once (stock MONAI Label: 10 s a request, Project-MONAI/MONAILabel#1236)."""
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+
+from medai.server.strategies import build_strategies
+from medai.store.reservations import Reservations
+from medai.store.scores import ScoreStore
+from medai.store.study import StudyStore
+
+COUNT = 2000
+LIMIT_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "labels" / "final").mkdir(parents=True)
+    for n in range(COUNT):
+        (folder / f"1.2.840.{n:04d}.nii.gz").write_bytes(b"scan")
+        if n % 2:
+            (folder / "labels" / "final" / f"1.2.840.{n:04d}.nii.gz").write_bytes(b"label")
+    store = StudyStore(folder)
+    store.refresh()
+    ScoreStore(folder).put(dict.fromkeys(store.image_ids(), 0.5), model_version="v1")
+    return store
+
+
+def median_s(call):
+    seconds = []
+    for n in range(7):
+        start = time.perf_counter()
+        call(n)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def test_status_and_a_new_scan_are_fast(study):
+    def drop_one_and_ask(n):
+        (study.folder / f"new_{n}.nii.gz").write_bytes(b"scan")
+        assert f"new_{n}" in study.unlabeled()
+
+    assert median_s(lambda _: study.status()) < LIMIT_S
+    assert median_s(drop_one_and_ask) < LIMIT_S
+    assert study.status()["completed"] == COUNT // 2
+
+
+@pytest.mark.parametrize("name", ["random", "first", "uncertainty"])
+def test_the_next_sample_is_fast(study, name):
+    strategies = build_strategies(
+        study, Reservations(study.folder), ScoreStore(study.folder), rng=np.random.default_rng(1)
+    )
+    given = set()
+
+    def ask(n):
+        given.add(strategies[name]({"client_id": f"{name} {n}"})["id"])
+
+    assert median_s(ask) < LIMIT_S
+    assert len(given) == 7
