@@ -117,7 +117,7 @@ class Chest:
         right = x > 0
         top = np.where(right, self.dome_mm[0], self.dome_mm[1]).astype(np.float32)
         rho = np.sqrt(((np.abs(x) - 62) / 76) ** 2 + ((y - 12) / 98) ** 2)
-        height = top - 46 * rho**2.3 + 0.28 * np.minimum(y, 0)
+        height = top + 6 - 62 * rho**2.2 + 0.28 * np.minimum(y, 0)
         result: Float = ((z - height) * 0.8).astype(np.float32)
         return result
 

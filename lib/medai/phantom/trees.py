@@ -17,10 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from medai.phantom.anatomy import LEFT_BRONCHUS_MM, RIGHT_BRONCHUS_MM, TRACHEA_MM, Chest
 from medai.phantom.fields import Float, Reals
 
-LEAF_RADIUS_MM = 0.46
-MURRAY_EXPONENT = 2.65
-LEAVES_PER_LUNG = 2100
-AIRWAY_LEAVES = 24
+LEAF_RADIUS_MM = 0.5
+MURRAY_EXPONENT = 2.75
+LEAVES_PER_LUNG = 2600
+AIRWAY_LEAVES = 30
 """Arteries that feed at least this many end points have a bronchus wide enough to be seen beside them."""
 
 ARTERY_TRUNK = {
@@ -154,7 +154,8 @@ def grow(
             continue
         centre = behind.mean(axis=0)
         way = centre - start
-        stop = behind[0] if count == 1 else start + way * rng.uniform(0.32, 0.58)
+        share = rng.uniform(0.20, 0.38) if count > 60 else rng.uniform(0.35, 0.58)
+        stop = behind[0] if count == 1 else start + way * share
         length = float(np.linalg.norm(stop - start))
         if count > 1 and length < 2.0:
             stop = start + way * min(1.0, 2.0 / (np.linalg.norm(way) + 1e-6))
@@ -167,7 +168,7 @@ def grow(
         second = start + (stop - start) * 0.7 + sway
         path = bezier(start, first, second, stop, step_mm=2.4)
         radius = leaf_radius(count)
-        thin = radius if count > 1 else 0.28
+        thin = radius if count > 1 else 0.34
         radii = np.linspace(min(width, radius * 1.25), thin, len(path)).astype(np.float32)
         branches.append(Branch(path_mm=path, radii_mm=radii, leaves=count))
         if count == 1:
@@ -226,7 +227,7 @@ def beside(branch: Branch) -> tuple[Float, Float]:
     toward = np.where(branch.path_mm[:, :1] < 0, toward * [-1, 1, 1], toward)
     across = toward - along * np.sum(toward * along, axis=1, keepdims=True)
     across /= np.linalg.norm(across, axis=1, keepdims=True) + 0.2
-    air = branch.radii_mm * 0.6
+    air = branch.radii_mm * 0.56
     path: Float = (branch.path_mm + across * (branch.radii_mm + air * 1.45 + 0.3)[:, None]).astype(np.float32)
     return path, air.astype(np.float32)
 
@@ -247,7 +248,7 @@ def make_trees(chest: Chest, rng: np.random.Generator, detail: float) -> Trees:
     for side, radii in (("right", (13, 12, 9.5, 8)), ("left", (13, 12.5, 10.5, 8.5))):
         path = smooth_path(np.array(ARTERY_TRUNK[side], float), 3.0)
         trunks.append(Pieces.along(path, np.interp(np.linspace(0, 3, len(path)), range(4), radii)))
-    air, walls = airways(arteries)
+    air, walls = airways(chest, arteries)
     return Trees(
         arteries=Pieces.join([as_pieces(arteries), *trunks]).moved(chest),
         veins=as_pieces(veins).moved(chest),
@@ -256,7 +257,7 @@ def make_trees(chest: Chest, rng: np.random.Generator, detail: float) -> Trees:
     )
 
 
-def airways(arteries: Sequence[Branch]) -> tuple[Pieces, Pieces]:
+def airways(chest: Chest, arteries: Sequence[Branch]) -> tuple[Pieces, Pieces]:
     """Trachea, main bronchi and the bronchi beside the larger arteries: air and outer wall."""
     air: list[Pieces] = []
     walls: list[Pieces] = []
@@ -272,6 +273,9 @@ def airways(arteries: Sequence[Branch]) -> tuple[Pieces, Pieces]:
     for branch in arteries:
         if branch.leaves >= AIRWAY_LEAVES:
             beside_path, lumen = beside(branch)
+            # Behind the hilum a bronchus that would leave the lung (into the heart, say) is left out.
+            if branch.leaves < 250 and float(np.max(np.minimum(*chest.lungs(*beside_path.T)))) > 0:
+                continue
             air.append(Pieces.along(beside_path, lumen))
             walls.append(Pieces.along(beside_path, lumen * 1.18 + 0.28))
     return Pieces.join(air), Pieces.join(walls)
