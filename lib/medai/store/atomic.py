@@ -90,6 +90,18 @@ def copy_into(source: Path, staged: Path) -> None:
         shutil.copyfileobj(read, write, 1 << 20)
 
 
+def delete(path: Path) -> None:
+    """Delete a file; one that is not there is no error.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"Cannot delete {path}: {error.strerror}. Check its permissions.") from error
+
+
 def sweep(folder: Path) -> None:
     """Delete temporary files that a killed writer left in ``folder``; younger ones may belong to a living writer."""
     with contextlib.suppress(OSError):

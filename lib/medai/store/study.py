@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from medai.errors import ConflictError, NotFoundError, StorageError
-from medai.store.atomic import copy_into, plain_json, publish, staged_file, sweep
+from medai.store.atomic import copy_into, delete, plain_json, publish, staged_file, sweep
 from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
 from medai.store.layout import state_folder
 from medai.store.listing import FolderListing
@@ -203,7 +203,7 @@ class StudyStore:
             case = self._case(case_id)
             for tag in case.labels:
                 self._delete_label_files(case_id, tag)
-            (self._images_folder() / case.file_name).unlink(missing_ok=True)
+            delete(self._images_folder() / case.file_name)
             self._change(lambda raw: {**raw, "objects": {k: v for k, v in raw["objects"].items() if k != case_id}})
 
     def save_label(self, case_id: str, path: Path, tag: str = FINAL, info: Mapping[str, Any] | None = None) -> Path:
@@ -388,4 +388,4 @@ class StudyStore:
         for extension in extensions:
             path = self._label_folder(tag) / (case_id + extension)
             if path != keep:
-                path.unlink(missing_ok=True)
+                delete(path)

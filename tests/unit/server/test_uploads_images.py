@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.support.dicom_factory import SeriesRecipe, write_multiframe
 
 from medai.errors import InputError, UnsupportedScanError
 from medai.server.uploads import UploadLimits, check_image_upload
@@ -119,6 +120,21 @@ def test_an_unknown_format_is_refused(send, tmp_path):
     (tmp_path / "upload.png").write_bytes(b"x")
     with pytest.raises(InputError, match="must end in one of"):
         send(None, name="upload.png", file_name="a.png")
+
+
+def test_an_enhanced_dicom_file_becomes_a_scan(send, tmp_path):
+    recipe = SeriesRecipe()
+    write_multiframe(tmp_path / "upload.dcm", recipe)
+    checked = send(None, name="upload.dcm", file_name="1.2.840.dcm")
+    assert checked.case_id == "1.2.840"
+    assert checked.path.name.endswith(".nii.gz")
+    assert nib.load(checked.path).shape == recipe.shape_ijk
+
+
+def test_a_dicom_file_that_is_no_ct_is_refused(send, tmp_path):
+    write_multiframe(tmp_path / "upload.dcm", SeriesRecipe(modality="MR"))
+    with pytest.raises(UnsupportedScanError, match="MR"):
+        send(None, name="upload.dcm", file_name="1.2.840.dcm")
 
 
 @pytest.mark.real_data
