@@ -11,14 +11,15 @@ from medai.errors import StorageError
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, ending: str = ".part") -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it replaces ``path``, on failure nothing is left behind.
 
-    The temporary name starts with a dot (directory listings of a study skip it) and keeps the ending, because image
-    libraries choose the format by it.
+    The temporary name is hidden and does not end like a scan, so that nobody who lists or watches a study takes it for
+    one (stock MONAI Label matches ``*.nii.gz`` against hidden names too).
 
     Args:
         path: the file to be written; its folder must exist.
+        ending: of the temporary name, for a library that chooses the format by it.
 
     Yields:
         The path to write to.
@@ -26,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the folder does not exist or the disk refuses.
     """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part.{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{ending}")
     try:
         yield temporary
         temporary.replace(path)

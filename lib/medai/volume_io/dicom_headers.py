@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 import warnings
 from dataclasses import dataclass
@@ -286,3 +287,16 @@ def _has_delimiter(stream: BinaryIO, position: int, size: int) -> bool:
             return False
         position += 8 + length
     return False
+
+
+def patient_words(path: Path) -> set[str]:
+    """Words of a file's patient name and ids, lower case: what must not appear in a name we give to the scan."""
+    import pydicom
+
+    keywords = ("PatientName", "PatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName")
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
+        text = " ".join(str(dataset.get(keyword, "") or "") for keyword in keywords)
+    except _DAMAGE:
+        return set()
+    return {word for word in re.split(r"[\s^=,\\'\"\[\]]+", text.lower()) if len(word) > 1}

@@ -235,14 +235,14 @@ class ScanCache:
         stale_before = time.time() - _ABANDONED_AFTER_S
         path_part = key.partition("-")[0]
         entries: list[tuple[float, int, str]] = []
+        for abandoned in self._folder.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                if abandoned.stat().st_mtime < stale_before:
+                    abandoned.unlink()
         for image_path in self._folder.glob("*.npy"):
             name = image_path.stem
             with contextlib.suppress(OSError):
                 stat = image_path.stat()
-                if image_path.name.startswith("."):
-                    if stat.st_mtime < stale_before:
-                        image_path.unlink()
-                    continue
                 if name.partition("-")[0] == path_part:
                     self._remove(name)
                     continue

@@ -67,21 +67,22 @@ def _write(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometry) ->
     name = path.name.lower()
     for suffix, write in _WRITERS.items():
         if name.endswith(suffix):
-            with atomic_path(path) as temporary:
+            # ITK writes one file or two, depending on the ending.
+            with atomic_path(path, ending=".mha" if suffix == ".mha" else ".part") as temporary:
                 write(temporary, voxels, geometry)
             return
     raise InputError(f"'{path.name}' has an ending medai does not write. It writes {', '.join(_WRITERS)}.")
 
 
 def _write_nifti(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometry) -> None:
-    header = _nifti_header(voxels.dtype, geometry)
-    if not path.name.lower().endswith(".gz"):
-        with path.open("wb") as stream:
-            stream.write(header)
-            stream.write(fortran_bytes(voxels))
-        return
+    with path.open("wb") as stream:
+        stream.write(_nifti_header(voxels.dtype, geometry))
+        stream.write(fortran_bytes(voxels))
+
+
+def _write_compressed_nifti(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometry) -> None:
     with path.open("wb") as raw, open_deflated(raw) as stream:
-        stream.write(header)
+        stream.write(_nifti_header(voxels.dtype, geometry))
         stream.write(fortran_bytes(voxels))
 
 
@@ -93,7 +94,7 @@ def _write_nrrd(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometr
 
 
 _WRITERS: dict[str, Callable[[Path, NDArray[np.generic], VolumeGeometry], None]] = {
-    ".nii.gz": _write_nifti,
+    ".nii.gz": _write_compressed_nifti,
     ".nii": _write_nifti,
     ".nrrd": _write_nrrd,
     ".mha": write_meta_image,

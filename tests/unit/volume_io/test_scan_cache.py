@@ -234,6 +234,18 @@ def test_full_disk_still_serves(scans, open_cache, monkeypatch, caplog):
     assert "No space left on device" in caplog.text
 
 
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path, scans, open_cache):
+    cache = open_cache()
+    old, young = tmp_path / "cache" / ".old.part", tmp_path / "cache" / ".young.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1e9, 1e9))
+    cache.get(scans[0])
+    cache.close()
+    assert not old.exists()
+    assert young.exists()
+
+
 def test_negative_bounds_are_refused(tmp_path):
     with pytest.raises(InputError, match="use 0 or more"):
         ScanCache(tmp_path, memory_bytes=-1, disk_bytes=0)
