@@ -6,6 +6,7 @@ share may only be away), which is where stock MONAI Label forgets the label's in
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -146,7 +147,9 @@ def _info(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"ts": int(time.time()), **(record.get("info") or {}), "name": name}
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def _is_valid(case_id: str) -> bool:
+    """Asked for every scan whenever the folder changes; cached, it also warns but once."""
     try:
         check_case_id(case_id)
     except InputError as error:
