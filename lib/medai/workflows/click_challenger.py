@@ -24,6 +24,12 @@ JUDGE_CLICKS = 1
 FEW_PATIENTS = 5
 """From this many training patients on, one in five is set aside to choose the best epoch by."""
 
+LEAST_ITERATIONS = 3
+"""Batches an epoch has at least: a validation after every single batch would take as long as the training."""
+
+WARMUP_SHARE = 8
+"""The learning rate rises over an eighth of the batches at most."""
+
 
 def train_click_challenger(
     nodules: Sequence[ClickCase],
@@ -52,15 +58,30 @@ def train_click_challenger(
         loss = report.train_loss if math.isfinite(report.train_loss) else None
         on_epoch(EpochFigures(epoch=report.epoch, total_epochs=report.total_epochs, loss=loss))
 
+    dataset = choosing_dataset(nodules)
     result = train_click_network(
-        choosing_dataset(nodules),
-        ClickTrainingConfig(epochs=config.epochs, device=config.device, seed=config.seed),
+        dataset,
+        training_config(len(dataset.training), config),
         start_from=start_from,
         output_folder=output_folder,
         on_epoch=tell,
         should_stop=should_stop,
     )
     return result.checkpoint_path
+
+
+def training_config(nodule_count: int, config: RetrainConfig) -> ClickTrainingConfig:
+    """An epoch is a pass over the training nodules, so that a small study trains in minutes and a large one longer."""
+    defaults = ClickTrainingConfig()
+    iterations = max(LEAST_ITERATIONS, math.ceil(nodule_count / defaults.batch_size))
+    return replace(
+        defaults,
+        epochs=config.epochs,
+        iterations_per_epoch=iterations,
+        warmup_iterations=max(1, min(defaults.warmup_iterations, config.epochs * iterations // WARMUP_SHARE)),
+        device=config.device,
+        seed=config.seed,
+    )
 
 
 def choosing_dataset(nodules: Sequence[ClickCase]) -> ClickDataset:

@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from medai.domain import Volume
+from medai.domain.click_case import ClickCase
+from medai.geometry import VolumeGeometry
+from medai.workflows.click_challenger import choosing_dataset, training_config
+from medai.workflows.retrain import RetrainConfig
+
+GEOMETRY = VolumeGeometry(shape_ijk=(10, 11, 12), affine_ijk_to_ras_mm=np.diag([-0.7, 0.8, 2.0, 1.0]))
+
+
+def nodules(patient_count, each=2):
+    mask = np.zeros(GEOMETRY.shape_ijk, bool)
+    mask[4:7, 4:7, 5:8] = True
+    volume = Volume(geometry=GEOMETRY, image_hu=np.zeros(GEOMETRY.shape_ijk, np.int16))
+    return [
+        ClickCase(case_id=f"p{patient}#{n}", patient_id=f"p{patient}", volume=volume, mask=mask)
+        for patient in range(patient_count)
+        for n in range(each)
+    ]
+
+
+@pytest.mark.parametrize("patient_count", [1, 4])
+def test_with_few_patients_all_of_them_train(patient_count):
+    dataset = choosing_dataset(nodules(patient_count))
+    assert len(dataset.training) == len(dataset.validation) == 2 * patient_count
+
+
+@pytest.mark.parametrize(("patient_count", "apart"), [(5, 1), (9, 1), (20, 4)])
+def test_with_more_patients_a_fifth_chooses_the_epoch(patient_count, apart):
+    dataset = choosing_dataset(nodules(patient_count))
+    choosing = {nodule.patient_id for nodule in dataset.validation}
+    assert len(choosing) == apart
+    assert not choosing & {nodule.patient_id for nodule in dataset.training}
+    assert len(dataset.training) + len(dataset.validation) == 2 * patient_count
+
+
+def test_who_chooses_does_not_depend_on_the_order_of_the_labels():
+    forward, backward = nodules(12), nodules(12)[::-1]
+    assert {n.case_id for n in choosing_dataset(forward).validation} == {
+        n.case_id for n in choosing_dataset(backward).validation
+    }
+
+
+def test_an_epoch_is_a_pass_over_the_nodules():
+    small = training_config(3, RetrainConfig(epochs=4, seed=7, device="cpu"))
+    large = training_config(101, RetrainConfig(epochs=4))
+    assert (small.iterations_per_epoch, small.epochs, small.seed, small.device) == (3, 4, 7, "cpu")
+    assert large.iterations_per_epoch * large.batch_size >= 101
+    assert small.warmup_iterations == 1
+    assert large.warmup_iterations <= 4 * large.iterations_per_epoch // 8
