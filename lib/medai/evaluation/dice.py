@@ -66,7 +66,7 @@ def mean_by_patient_bootstrap(
     Raises:
         InputError: no values, or not one patient a value.
     """
-    if not values or len(values) != len(patient_ids):
+    if len(values) == 0 or len(values) != len(patient_ids):
         raise InputError(
             f"{len(values)} values of {len(patient_ids)} patients: give one patient a value, at least one."
         )

@@ -93,7 +93,7 @@ def weights_digest(path: Path) -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise ModelError(f"The weights {path} cannot be read: {error}.") from error
+        raise ModelError(f"There are no weights at {path} that can be read ({error.strerror}).") from error
     return digest.hexdigest()
 
 

@@ -3,8 +3,8 @@
 A click must be answered in a fraction of a second on a scan of any size, so nothing here touches more of the scan than
 the patch covers. A patch keeps the scan's own axes, reordered and flipped to the ones nearest
 right-anterior-superior: the same anatomy gives the same patch however the file stores it. Since axes stay parallel,
-resampling is three small matrix products (linear interpolation; a wider triangle filter where the patch is coarser
-than the scan, against aliasing).
+resampling is three small matrix products (linear interpolation; averaged over a window where the patch is coarser than
+the scan, against aliasing).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class PatchGrid:
         weights: list[NDArray[np.float32]] = []
         for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
             at = (np.arange(box.start_ijk[axis], box.stop_ijk[axis]) - first) / step
-            kept, axis_weights = _axis_weights(at, 1.0, n)
+            kept, axis_weights = _axis_weights(at, 0.0, n)
             full = np.zeros((at.size, n), dtype=np.float32)
             full[:, kept] = axis_weights
             weights.append(full)
@@ -136,23 +136,36 @@ def _nearest_ras_axes(directions_ras: NDArray[np.float64]) -> tuple[tuple[int, i
     return (axes[0], axes[1], axes[2]), (signs[0], signs[1], signs[2])
 
 
-def _axis_weights(at: NDArray[np.float64], width: float, length: int) -> tuple[slice, NDArray[np.float32]]:
-    """Weights of a triangle filter along one axis.
+def _axis_weights(at: NDArray[np.float64], step: float, length: int) -> tuple[slice, NDArray[np.float32]]:
+    """Weights along one axis: linear interpolation, averaged over a window where samples lie more than a voxel apart.
 
     Args:
-        at: where to sample, in source voxels.
-        width: half the triangle's base in source voxels; 1 (the least) is linear interpolation.
+        at: where to sample, in source voxels; beyond the ends the outermost voxel is repeated.
+        step: distance of the samples in source voxels.
         length: source voxels along the axis.
 
     Returns:
-        The slice of source voxels that take part, and weights of shape (samples, voxels in the slice); rows sum to 1.
+        The slice of source voxels that take part, and weights of shape (samples, voxels in the slice); rows sum to 1
+        and reproduce a linear ramp.
     """
-    width = max(1.0, width)
-    at = np.clip(at, 0.0, length - 1.0)
-    start = max(0, int(np.floor(at.min() - width)))
-    stop = min(length, int(np.ceil(at.max() + width)) + 1)
-    weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(start, stop)[None, :]) / width)
-    return slice(start, stop), (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    window = np.sqrt(max(0.0, step**2 - 1.0))
+    index = np.arange(int(np.floor(at.min() - window / 2)), int(np.ceil(at.max() + window / 2)) + 1)
+    off = at[:, None] - index[None, :]
+    if window > 1e-3:
+        weights = (_hat_integral(off + window / 2) - _hat_integral(off - window / 2)) / window
+    else:
+        weights = np.maximum(0.0, 1.0 - np.abs(off))
+    kept = np.clip(index, 0, length - 1)
+    start, stop = int(kept[0]), int(kept[-1]) + 1
+    folded = np.zeros((at.size, stop - start))
+    np.add.at(folded.T, kept - start, weights.T)
+    return slice(start, stop), folded.astype(np.float32)
+
+
+def _hat_integral(end: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Integral of the triangle over -1…1 of height 1 up to ``end``."""
+    end = np.clip(end, -1.0, 1.0)
+    return np.where(end < 0, 0.5 * (1.0 + end) ** 2, 1.0 - 0.5 * (1.0 - end) ** 2)
 
 
 def _apply(values: NDArray[np.float32], weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

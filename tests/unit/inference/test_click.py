@@ -1,0 +1,219 @@
+"""The rules of clicking, with a network replaced by a threshold: bright is nodule."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from medai.domain import Volume
+from medai.errors import InputError, ModelError
+from medai.evaluation.dice import dice
+from medai.geometry import IndexBox, VolumeGeometry
+from medai.inference.click import MAX_CLICKS, ClickConfig, ClickSegmenter
+
+CONFIG = {"task": "nodule_click", "patch_shape": [32, 32, 32], "spacing_mm": 1.0}
+
+
+class BrightIsNodule:
+    """An engine that believes every bright voxel, whatever was clicked."""
+
+    description = "threshold"
+
+    def __init__(self):
+        self.config = CONFIG
+        self.runs = 0
+
+    def run(self, batch):
+        self.runs += 1
+        return np.where(batch[:, :1] > -0.2, 4.0, -4.0).astype(np.float32)
+
+
+class NeverSure(BrightIsNodule):
+    """An engine that believes nothing much, a little more where it is bright."""
+
+    def run(self, batch):
+        return np.where(batch[:, :1] > -0.2, -1.5, -6.0).astype(np.float32)
+
+
+def scan(centres_ijk, radii_mm, *, shape=(80, 81, 40), directions=None, spacing=(0.7, 0.8, 1.5)):
+    affine = np.eye(4)
+    affine[:3, :3] = (np.eye(3) if directions is None else directions) @ np.diag(spacing)
+    geometry = VolumeGeometry(shape_ijk=shape, affine_ijk_to_ras_mm=affine)
+    places = np.moveaxis(np.indices(shape), 0, -1) * spacing
+    masks = [
+        np.linalg.norm(places - np.array(centre) * spacing, axis=-1) < radius
+        for centre, radius in zip(centres_ijk, radii_mm, strict=True)
+    ]
+    image_hu = np.full(shape, -850, dtype=np.int16)
+    image_hu[np.any(masks, axis=0)] = 50
+    return Volume(geometry=geometry, image_hu=image_hu), masks
+
+
+def whole(result, volume):
+    mask = np.zeros(volume.geometry.shape_ijk, dtype=bool)
+    if not result.box.is_empty:
+        mask[result.box.slices] = result.mask
+    return mask
+
+
+def rotated(angle=0.35):
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+
+@pytest.fixture
+def segmenter():
+    return ClickSegmenter(BrightIsNodule())
+
+
+@pytest.mark.parametrize(
+    "directions", [None, np.diag([-1.0, -1.0, 1.0]), rotated()], ids=["axial", "flipped", "oblique"]
+)
+def test_the_first_click_outlines_the_nodule(segmenter, directions):
+    volume, (ball,) = scan([(40, 38, 20)], [6.0], directions=directions)
+    result = segmenter.segment(volume, foreground_ijk=[(42, 39, 21)])
+    assert dice(whole(result, volume), ball) > 0.93
+    assert result.mask.shape == result.probability.shape == result.box.shape_ijk
+    assert set(result.seconds) == {"resample", "network", "total"}
+    assert 0.0 <= result.uncertainty <= 1.0
+
+
+def test_only_the_clicked_nodule_is_outlined(segmenter):
+    volume, (one, other) = scan([(30, 38, 20), (50, 38, 20)], [5.0, 5.0])
+    mask = whole(segmenter.segment(volume, foreground_ijk=[(30, 38, 20)]), volume)
+    assert dice(mask, one) > 0.9
+    assert not np.any(mask & other)
+
+
+def test_nodules_far_apart_are_united(segmenter):
+    volume, balls = scan([(15, 15, 8), (66, 66, 32)], [5.0, 4.0])
+    mask = whole(segmenter.segment(volume, foreground_ijk=[(15, 15, 8), (66, 66, 32)]), volume)
+    assert dice(mask, balls[0] | balls[1]) > 0.9
+
+
+def test_another_foreground_click_only_adds(segmenter):
+    volume, balls = scan([(15, 15, 8), (40, 40, 20), (47, 40, 20)], [5.0, 2.0, 2.0])
+    clicks = [(15, 15, 8), (40, 40, 20), (47, 40, 20), (60, 60, 30)]
+    masks = [whole(segmenter.segment(volume, foreground_ijk=clicks[:n]), volume) for n in range(1, 5)]
+    for fewer, more in pairwise(masks):
+        assert np.all(more[fewer])
+    assert masks[3][60, 60, 30]
+    assert dice(masks[2], balls[0] | balls[1] | balls[2]) > 0.85
+
+
+def test_a_click_on_nothing_still_belongs_to_the_result(segmenter):
+    volume, _ = scan([(15, 15, 8)], [5.0])
+    mask = whole(segmenter.segment(volume, foreground_ijk=[(60, 60, 30)]), volume)
+    assert mask[60, 60, 30]
+    assert mask.sum() == 1
+
+
+def test_a_background_click_cuts_off_what_is_nearer_to_it(segmenter):
+    volume, (nodule, vessel) = scan([(38, 40, 20), (46, 40, 20)], [4.0, 4.0])
+    before = whole(segmenter.segment(volume, foreground_ijk=[(36, 40, 20)]), volume)
+    assert before[48, 40, 20]
+    after = whole(segmenter.segment(volume, foreground_ijk=[(36, 40, 20)], background_ijk=[(48, 40, 20)]), volume)
+    assert not after[48, 40, 20]
+    assert np.all(before[after])
+    assert (after & vessel & ~nodule).sum() < 0.2 * (vessel & ~nodule).sum()
+    assert (after & nodule).sum() > 0.8 * nodule.sum()
+
+
+def test_a_background_click_outside_the_result_changes_nothing(segmenter):
+    volume, _ = scan([(38, 40, 20)], [4.0])
+    before = segmenter.segment(volume, foreground_ijk=[(38, 40, 20)])
+    after = segmenter.segment(volume, foreground_ijk=[(38, 40, 20)], background_ijk=[(70, 70, 35)])
+    np.testing.assert_array_equal(whole(before, volume), whole(after, volume))
+
+
+def test_background_clicks_alone_give_an_empty_result(segmenter):
+    volume, _ = scan([(38, 40, 20)], [4.0])
+    result = segmenter.segment(volume, foreground_ijk=[], background_ijk=[(38, 40, 20)])
+    assert result.box.is_empty
+    assert result.mask.size == 0
+    assert result.uncertainty == 0.0
+
+
+def test_nothing_outside_the_roi_is_segmented(segmenter):
+    volume, (ball,) = scan([(40, 38, 20)], [6.0])
+    roi = IndexBox(start_ijk=(20, 20, 5), stop_ijk=(41, 60, 35))
+    mask = whole(segmenter.segment(volume, foreground_ijk=[(38, 38, 20)], roi=roi), volume)
+    inside = np.zeros_like(mask)
+    inside[roi.slices] = True
+    assert not np.any(mask & ~inside)
+    assert dice(mask, ball & inside) > 0.9
+
+
+def test_a_roi_that_reaches_outside_the_scan_is_clipped(segmenter):
+    volume, (ball,) = scan([(4, 38, 20)], [6.0])
+    roi = IndexBox(start_ijk=(-20, -5, -5), stop_ijk=(200, 200, 200))
+    mask = whole(segmenter.segment(volume, foreground_ijk=[(4, 38, 20)], roi=roi), volume)
+    assert dice(mask, ball) > 0.9
+
+
+def test_a_nodule_that_fills_its_patch_is_looked_at_again_in_a_coarser_one():
+    engine = BrightIsNodule()
+    volume, (ball,) = scan([(40, 40, 20)], [19.0], shape=(80, 81, 45), spacing=(0.9, 0.9, 1.5))
+    mask = whole(ClickSegmenter(engine).segment(volume, foreground_ijk=[(30, 44, 22)]), volume)
+    assert engine.runs > 1
+    assert dice(mask, ball) > 0.95
+
+
+def test_a_small_nodule_needs_one_run():
+    engine = BrightIsNodule()
+    volume, _ = scan([(40, 38, 20)], [5.0])
+    ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)])
+    assert engine.runs == 1
+
+
+def test_a_nodule_cut_by_the_end_of_the_scan_needs_one_run():
+    engine = BrightIsNodule()
+    volume, (ball,) = scan([(40, 38, 1)], [5.0])
+    mask = whole(ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 1)]), volume)
+    assert engine.runs == 1
+    assert dice(mask, ball) > 0.9
+
+
+def test_where_the_network_hardly_believes_the_click_it_is_believed():
+    volume, (ball,) = scan([(40, 38, 20)], [5.0])
+    mask = whole(ClickSegmenter(NeverSure()).segment(volume, foreground_ijk=[(40, 38, 20)]), volume)
+    assert dice(mask, ball) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("click", "message"),
+    [
+        ((80, 0, 0), r"foreground click \(80, 0, 0\) lies outside the scan: valid are i 0–79, j 0–80, k 0–39"),
+        ((0, -1, 0), "lies outside the scan"),
+        ((1.5, 2, 3), "three whole voxel indices"),
+        ((1, 2), "three whole voxel indices"),
+        (("a", "b", "c"), "three whole voxel indices"),
+    ],
+)
+def test_bad_clicks_are_refused_with_what_is_valid(segmenter, click, message):
+    volume, _ = scan([(40, 38, 20)], [5.0])
+    with pytest.raises(InputError, match=message):
+        segmenter.segment(volume, foreground_ijk=[click])
+
+
+def test_no_click_a_contradiction_and_too_many_are_refused(segmenter):
+    volume, _ = scan([(40, 38, 20)], [5.0])
+    with pytest.raises(InputError, match="place a foreground point"):
+        segmenter.segment(volume, foreground_ijk=[])
+    with pytest.raises(InputError, match=r"\(40, 38, 20\) is clicked as foreground and as background"):
+        segmenter.segment(volume, foreground_ijk=[(40, 38, 20)], background_ijk=[(40, 38, 20)])
+    many = [(i, j, 3) for i in range(20) for j in range(20)]
+    with pytest.raises(InputError, match=f"at most {MAX_CLICKS}"):
+        segmenter.segment(volume, foreground_ijk=many)
+
+
+def test_a_foreground_click_outside_the_roi_is_refused(segmenter):
+    volume, _ = scan([(40, 38, 20)], [5.0])
+    roi = IndexBox(start_ijk=(0, 0, 0), stop_ijk=(20, 20, 20))
+    with pytest.raises(InputError, match="outside the region of interest: it holds i 0–19"):
+        segmenter.segment(volume, foreground_ijk=[(40, 38, 20)], roi=roi)
+
+
+def test_weights_of_another_task_are_refused():
+    with pytest.raises(ModelError, match="for 'nodule_detection', not for 'nodule_click'"):
+        ClickConfig.of_checkpoint({**CONFIG, "task": "nodule_detection"})
