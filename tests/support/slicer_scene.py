@@ -84,8 +84,9 @@ class Scene:
 
     # Files
 
-    def _read(self, path: str, node_class: str) -> Any:
+    def _read(self, path: str, node_class: str, *, right_handed: bool = True) -> Any:
         storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+        storage.SetForceRightHandedIJKCoordinateSystem(right_handed)
         storage.SetFileName(path)
         node = self._scene.AddNewNodeByClass(node_class)
         self._scene.AddNode(storage)
@@ -181,7 +182,8 @@ class Scene:
 
     def import_mask(self, path: str, names: list[str]) -> None:
         """``updateSegmentationMask`` with a file: label value k becomes the segment of the k-th name."""
-        label_map = self._read(path, "vtkMRMLLabelMapVolumeNode")
+        # SimpleITK and PushVolumeToSlicer, which the module uses, keep left-handed axes.
+        label_map = self._read(path, "vtkMRMLLabelMapVolumeNode", right_handed=False)
         names = [name for name in names if name != "background"]
         if not self._segmentations.ImportLabelmapToSegmentationNode(
             label_map, self._segmentation_node, _string_array(names)
