@@ -1,0 +1,95 @@
+"""Retraining with the real trainer, engine and judge, on a network small enough for a test."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from medai.domain import LabelMap, Segment, Volume
+from medai.errors import CancelledByUserError
+from medai.geometry import VolumeGeometry
+from medai.registry import STARTER, ModelRegistry
+from medai.store.study import StudyStore
+from medai.volume_io.writers import write_label_map, write_volume
+from medai.workflows.click_challenger import score_click_network
+from medai.workflows.labelled_nodules import collect_labelled_nodules
+from medai.workflows.retrain import CLICK_TASK, RetrainConfig, retrain
+from medai.workflows.training_runs import latest_report, latest_stats
+
+GEOMETRY = VolumeGeometry(
+    shape_ijk=(40, 44, 30),
+    affine_ijk_to_ras_mm=np.array([[-0.8, 0, 0, 5.0], [0, 0.9, 0, -7.0], [0, 0, 1.5, 9.0], [0, 0, 0, 1.0]]),
+)
+
+
+@pytest.fixture
+def study(tmp_path, rng):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    store = StudyStore(folder)
+    centre_ras_mm = GEOMETRY.ijk_to_ras((20, 22, 15))
+    points = GEOMETRY.ijk_to_ras(np.stack(np.indices(GEOMETRY.shape_ijk), axis=-1))
+    for n in range(3):
+        nodule = np.linalg.norm(points - centre_ras_mm, axis=-1) <= 5.0 + n
+        image_hu = np.where(nodule, 30, -850) + rng.normal(0, 20, GEOMETRY.shape_ijk)
+        write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu.astype(np.int16)), folder / f"case{n}.nii.gz")
+        labels = LabelMap(
+            geometry=GEOMETRY, labels=nodule.astype(np.uint8), segments=(Segment(value=1, name="nodule"),)
+        )
+        write_label_map(labels, tmp_path / "label.nii.gz")
+        store.save_label(f"case{n}", tmp_path / "label.nii.gz", "final")
+    return store
+
+
+@pytest.fixture
+def registry(tmp_path):
+    import torch
+
+    from medai.networks.checkpoint import save_checkpoint
+    from medai.networks.factory import build_network, network_tensors
+
+    network = {"channels_in": 3, "channels_out": 1, "channels": [2, 4], "blocks": [1, 1]}
+    config = {"network": "residual_unet", "network_options": network}
+    config |= {"task": CLICK_TASK, "patch_shape": [48, 48, 48], "spacing_mm": 0.75}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        tensors = network_tensors(build_network(config))
+    starter = tmp_path / "starters" / CLICK_TASK
+    save_checkpoint(starter / "weights.safetensors", tensors, config)
+    (starter / "card.json").write_text("{}")
+    return ModelRegistry(tmp_path / "models", starter_folder=starter.parent)
+
+
+def test_the_whole_trip_with_a_real_network(study, registry):
+    seen = []
+    config = RetrainConfig(epochs=1, device="cpu")
+    report = retrain(study, registry, config, on_progress=seen.append, should_stop=lambda: False)
+    champion = registry.champion(CLICK_TASK)
+    assert report.published == (report.challenger_dice > report.champion_dice + config.rules.margin)
+    assert (champion.version_id == STARTER) == (not report.published)
+    losses = [step.loss for step in seen if step.stage == "train"]
+    assert losses[:2] == [None, None]  # the stage, and the weights the training starts from
+    assert all(loss is not None and math.isfinite(loss) for loss in losses[2:])
+    json.dumps(latest_stats(study.folder), allow_nan=False)
+    assert latest_report(study.folder)["reason"] == report.reason
+    # What is served scores what the report says it scores.
+    nodules = collect_labelled_nodules(study)
+    again = score_click_network(champion.weights_path, nodules.held_back, device="cpu")
+    expected = report.verdict.challenger_dice if report.published else report.verdict.champion_dice
+    assert again == pytest.approx(dict(expected), abs=1e-6)
+    assert not list((study.folder / ".medai" / "training").glob("*/work"))
+
+
+def test_stopped_while_the_network_trains(study, registry):
+    stages = []
+    with pytest.raises(CancelledByUserError):
+        retrain(
+            study,
+            registry,
+            RetrainConfig(epochs=50, device="cpu"),
+            on_progress=lambda progress: stages.append(progress.stage),
+            should_stop=lambda: stages.count("train") >= 3,
+        )
+    assert registry.champion(CLICK_TASK).version_id == STARTER
+    assert "judge challenger" not in stages
