@@ -11,12 +11,18 @@ from medai.cli.output import JsonOption, console, write_json
 from medai.errors import InputError
 
 if TYPE_CHECKING:
+    from medai.domain import Volume
     from medai.geometry import IndexBox
+    from medai.workflows.infer_case import ScanOutcome
 
 app = typer.Typer(help="Find or outline nodules in one scan.", no_args_is_help=True)
 
 ImageOption = Annotated[
     Path, typer.Option("--image", metavar="FILE", help="Scan: NIfTI, NRRD, MetaImage or a DICOM folder.")
+]
+PictureOption = Annotated[
+    Path | None,
+    typer.Option("--picture", metavar="FILE", help="Also draw the nodules in three planes: .png, .jpg, .pdf."),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", metavar="FILE", help="Label map to write: .nrrd, .seg.nrrd or .nii.gz.")
@@ -63,6 +69,7 @@ def click(
         typer.Option("--roi", metavar="IMIN,IMAX,JMIN,JMAX,KMIN,KMAX", help="Keep the outline inside this box."),
     ] = None,
     studies: ModelsOption = None,
+    picture: PictureOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Outline the nodule at a point."""
@@ -72,6 +79,7 @@ def click(
     from medai.workflows.infer_case import infer_click
     from medai.workflows.models import open_registry
 
+    volume = _read(image)
     outcome = infer_click(
         image,
         foreground_ijk=foreground_ijk,
@@ -79,7 +87,9 @@ def click(
         roi=region,
         registry=open_registry(studies),
         out=out,
+        read=lambda _: volume,
     )
+    _draw(picture, volume, outcome)
     nodule = outcome.nodule
     screen = console(json_file)
     screen.print(f"{nodule.diameter_mm:.1f} mm, {nodule.volume_mm3:.0f} mm³, {nodule.kind} → {out}")
@@ -91,6 +101,7 @@ def scan(
     image: ImageOption,
     out: OutOption,
     studies: ModelsOption = None,
+    picture: PictureOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Find and outline every nodule of a scan."""
@@ -101,7 +112,9 @@ def scan(
 
     screen = console(json_file)
     with screen.status("Looking for nodules"):
-        outcome = infer_scan(image, registry=open_registry(studies), out=out)
+        volume = _read(image)
+        outcome = infer_scan(image, registry=open_registry(studies), out=out, read=lambda _: volume)
+        _draw(picture, volume, outcome)
     table = Table(
         "segment",
         "diameter",
@@ -120,3 +133,16 @@ def scan(
         )
     screen.print(table)
     write_json(json_file, outcome.to_json())
+
+
+def _read(image: Path) -> Volume:
+    from medai.volume_io.readers import read_volume
+
+    return read_volume(image)
+
+
+def _draw(picture: Path | None, volume: Volume, outcome: ScanOutcome) -> None:
+    if picture is not None:
+        from medai.workflows.pictures import draw_prediction
+
+        draw_prediction(volume, outcome.prediction, outcome.label_map, picture)

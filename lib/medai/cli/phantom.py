@@ -32,4 +32,4 @@ def study(
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     screen.print(f"Demo study: {len(made)} phantom chest CTs in {folder}")
-    write_json(json_file, {"study": str(folder), "cases": [str(name) for name in made]})
+    write_json(json_file, {"study": str(folder), "cases": [case.case_id for case in made]})

@@ -128,8 +128,7 @@ def _prepare_training_study(study: Path) -> str:
     cases = make_demo_study(study, case_count=_SMALL_STUDY_CASES, seed=3)
     store = StudyStore(study)
     for case in cases:
-        truth = study / ".medai" / "demo_truth" / f"{case}.nii.gz"
-        store.save_label(case, truth, FINAL, {"client_id": "bench"})
+        store.save_label(case.case_id, case.truth_path, FINAL, {"client_id": "bench"})
     scan, _ = _prepare_scan(study, None)
     return scan.name.split(".")[0]
 
