@@ -97,7 +97,8 @@ def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generat
     image, mask, spacing_mm, centre = _thickened(case, click, config, rng)
     patch_spacing_mm = config.spacing_mm * _zoom(case, config, rng)
     shape = np.asarray(config.patch_shape)
-    off = rng.integers(-config.offset_voxels, config.offset_voxels + 1, size=3) * int(rng.random() < 0.5)
+    farthest = np.minimum(config.offset_voxels, shape // 2 - 2)
+    off = rng.integers(-farthest, farthest + 1) * int(rng.random() < 0.5)
     at = shape // 2 + off
     reach = np.ceil((np.linalg.norm(shape) / 2 + np.linalg.norm(off)) * patch_spacing_mm / spacing_mm).astype(int) + 2
     low = np.maximum(0, np.floor(centre).astype(int) - reach)
