@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
-from medai.errors import InputError, MedaiError
+from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.geometry import IndexBox
 from medai.store.split import FrozenSplit, patient_key_of_case
 from medai.training.dataset import nodule_cases
@@ -58,18 +58,27 @@ class LabelledNodules:
     skipped: Mapping[str, str]
 
 
-def collect_labelled_nodules(study: LabelledStudy) -> LabelledNodules:
+def collect_labelled_nodules(
+    study: LabelledStudy, *, should_stop: Callable[[], bool] = lambda: False
+) -> LabelledNodules:
     """Read every submitted label of a study and place its patients.
 
     A label that cannot be used (another grid than its scan, damaged, without a nodule, a detection markup) is left out
     with the reason: one annotator's slip does not stop the training of all.
 
+    Args:
+        study: the study.
+        should_stop: asked before each case; scans take seconds to decode.
+
     Raises:
         InputError: too few usable labels to train on some patients and judge on others.
+        CancelledByUserError: ``should_stop`` said so.
     """
     nodules: dict[str, list[ClickCase]] = {}
     skipped: dict[str, str] = {}
     for case_id in study.labeled(SUBMITTED_TAG):
+        if should_stop():
+            raise CancelledByUserError("The training was stopped (collect); the model in use stays.")
         try:
             found = _nodules_of_case(study, case_id)
         except MedaiError as error:

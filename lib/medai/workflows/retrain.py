@@ -153,7 +153,7 @@ def retrain(
         registry: where the champion comes from and a better one goes to.
         config: epochs, device, seed, thresholds.
         on_progress: told of every stage and epoch; also on disk (``workflows.training_runs``).
-        should_stop: asked between epochs and stages.
+        should_stop: asked between cases, epochs and stages.
         trainer: trains; None: the click network's own.
         scorer: judges; None: simulated clicks.
 
@@ -174,7 +174,7 @@ def retrain(
         steps = _Steps(run=run, total_epochs=config.epochs, on_progress=on_progress, should_stop=should_stop)
         steps.enter("collect")
         champion = registry.champion(CLICK_TASK)
-        nodules = collect_labelled_nodules(study)
+        nodules = collect_labelled_nodules(study, should_stop=should_stop)
 
         steps.enter("judge champion")
         champion_dice = scorer(champion.weights_path, nodules.held_back, device=config.device)
