@@ -1,7 +1,7 @@
 """Left and right lung of a CT scan, found classically in about a second.
 
 The mask is where nodules are looked for, so it is generous: vessels, nodules on the pleura and small consolidations are
-closed into it; trachea and main bronchi are taken out. It is worked out on a copy of about 2.5 mm whose axes are
+closed into it; trachea and main bronchi are taken out. It is worked out on a copy of about 3 mm whose axes are
 turned to the patient's right, front and head, so that oblique and flipped scans need no case of their own.
 
 No network: on the scans this product meets (chest CT with or without contrast) thresholds and shape hold, and a
@@ -21,11 +21,11 @@ from medai.geometry import IndexBox, VolumeGeometry
 from medai.preprocessing.resampling import coarse_geometry, resample_to_grid
 
 RIGHT_LUNG, LEFT_LUNG, UNKNOWN_SIDE = 1, 2, 3
-WORKING_SPACING_MM = 2.5
+WORKING_SPACING_MM = 3.0
 AIR_BELOW_HU = -400.0
 """Between lung (about -850) and soft tissue (about 40)."""
 ROOM_AIR_BELOW_HU = -950.0
-"""Room air; a voxel of 2.5 mm of aerated lung is rarely below, only in emphysema."""
+"""Room air; a voxel of 3 mm of aerated lung is rarely below, only in emphysema."""
 PLAUSIBLE_LUNG_ML = 400.0
 """Less than a child's single lung is taken for a scan without lungs …"""
 PLAUSIBLE_LUNG_CM2 = 60.0
@@ -219,10 +219,12 @@ def _airway(image_hu: NDArray[np.float32], air: _Mask, spacing_mm: tuple[float, 
         if grown_ml > 110.0 or (size_ml > 15.0 and grown_ml > size_ml + 25.0):
             break  # an adult's trachea and main bronchi hold 30–80 ml: this has leaked into the lungs
         best, size_ml = grown, grown_ml
-    if not best.any():
+    box = IndexBox.of_mask(best)
+    if box is None:
         return nothing
-    wall = ndimage.distance_transform_edt(~best, sampling=spacing_mm) <= AIRWAY_WALL_MM
-    return np.asarray(wall)
+    near = box.expand([int(np.ceil(AIRWAY_WALL_MM / s)) for s in spacing_mm]).clip(best.shape).slices
+    nothing[near] = ndimage.distance_transform_edt(~best[near], sampling=spacing_mm) <= AIRWAY_WALL_MM
+    return nothing
 
 
 def _trachea_seed(
