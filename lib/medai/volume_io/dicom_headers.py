@@ -143,7 +143,7 @@ def read_dicom_file(path: Path) -> DicomFile:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
             syntax = getattr(dataset.file_meta, "TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
             return _describe(path, dataset, syntax, stream)
-    except _DAMAGE as error:
+    except (*_DAMAGE, pydicom.errors.BytesLengthException) as error:
         # The type alone: pydicom's messages quote values of the header.
         raise InputError(f"{path.name} is a damaged DICOM file ({type(error).__name__}). Copy it again.") from error
 
@@ -297,6 +297,6 @@ def patient_words(path: Path) -> set[str]:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
         text = " ".join(str(dataset.get(keyword, "") or "") for keyword in keywords)
-    except _DAMAGE:
+    except (*_DAMAGE, pydicom.errors.BytesLengthException):
         return set()
     return {word for word in re.split(r"[\s^=,\\'\"\[\]]+", text.lower()) if len(word) > 1}

@@ -52,7 +52,7 @@ class DicomSeries:
         """Modality, number of images, thickness, kernel and the end of the UID; no identifiers."""
         facts = [self.modality or "no modality", f"{self.image_count} images"]
         if thickness := self.header.get("SliceThickness"):
-            facts.append(f"{float(thickness):g} mm")
+            facts.append(f"{_short_number(thickness)} mm")
         if kernel := self.header.get("ConvolutionKernel"):
             facts.append(f"kernel {kernel}")
         return f"series …{self.series_instance_uid[-12:]} ({', '.join(facts)})"
@@ -133,6 +133,14 @@ def plan_series(series: DicomSeries, options: ReadOptions) -> StackPlan:
         if file.problem and (file.path in used or not file.frames):
             raise InputError(f"{name}: {file.path.name} has {file.problem}. Copy or export the series again.")
     return plan_stack(kept, options, name)
+
+
+def _short_number(text: str) -> str:
+    """2.500000 as 2.5; a damaged value as it is."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
 
 
 def _series(uid: str, files: list[DicomFile], damaged: list[Path]) -> DicomSeries:

@@ -13,6 +13,7 @@ from isal import igzip, isal_zlib
 from numpy.typing import NDArray
 
 GZIP_LEVEL = 2
+_PIECE_BYTES = 256 << 10
 
 DAMAGED_STREAM_ERRORS: tuple[type[Exception], ...] = (
     EOFError,
@@ -36,6 +37,22 @@ def open_deflated(raw: IO[bytes]) -> IO[bytes]:
 def deflate(data: memoryview) -> bytes:
     """The bytes as one gzip member."""
     return igzip.compress(data, GZIP_LEVEL, mtime=0)
+
+
+def zlib_stream_size(raw: IO[bytes]) -> int:
+    """The inflated size of the zlib stream at the current position; its checksum is verified on the way.
+
+    Raises:
+        EOFError: the stream ends early; or one of ``DAMAGED_STREAM_ERRORS``.
+    """
+    inflater = isal_zlib.decompressobj()
+    size = 0
+    while not inflater.eof:
+        piece = raw.read(_PIECE_BYTES)
+        if not piece:
+            raise EOFError("the compressed voxels end early")
+        size += len(inflater.decompress(piece))
+    return size
 
 
 def fortran_bytes(voxels: NDArray[Any]) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from medai.domain import LabelMap, Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_from_itk, affine_to_itk
+from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, zlib_stream_size
 from medai.volume_io.nrrd_file import detached_file
 from medai.volume_io.options import ReadOptions
 from medai.volume_io.segments import named_segments
@@ -60,7 +62,7 @@ def write_meta_image(path: Path, voxels: NDArray[np.generic], geometry: VolumeGe
 def _read_header(path: Path) -> tuple[Any, VolumeGeometry]:
     import itk
 
-    _check_header_text(path)
+    _find_voxels(path)
     header = itk.MetaImageIO.New()
     header.SetFileName(str(path))
     try:
@@ -86,8 +88,18 @@ def _read_header(path: Path) -> tuple[Any, VolumeGeometry]:
     return header, VolumeGeometry(shape_ijk=(shape[0], shape[1], shape[2]), affine_ijk_to_ras_mm=affine)
 
 
-def _check_header_text(path: Path) -> None:
-    """Refuse what ITK would follow or misread silently: files elsewhere, truncated voxels."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredVoxels:
+    """Where the voxels are: ``start`` bytes into ``path``; ``byte_count`` of them, before compression."""
+
+    path: Path
+    start: int
+    byte_count: int
+    compressed: bool
+
+
+def _find_voxels(path: Path) -> _StoredVoxels:
+    """Read the header text ourselves, to refuse what ITK would follow or misread silently: other folders, cut files."""
     with path.open("rb") as stream:
         head = stream.read(_LONGEST_HEADER_BYTES)
     fields: dict[str, str] = {}
@@ -104,14 +116,32 @@ def _check_header_text(path: Path) -> None:
         raise InputError(f"{path.name} is not a MetaImage: it has no DimSize or ElementDataFile line.")
     local = fields["ElementDataFile"].upper() == "LOCAL"
     data_path = path if local else detached_file(path, fields["ElementDataFile"])
-    found = data_path.stat().st_size - (position if local else 0)
-    compressed = fields.get("CompressedData", "False").lower() == "true"
-    needed = int(fields.get("CompressedDataSize", "0")) if compressed else _byte_count(fields)
-    if found < needed:
-        raise InputError(
-            f"{path.name} is truncated: its header promises {needed} bytes of voxels, {found} are there. "
-            "Copy or export it again."
-        )
+    voxels = _StoredVoxels(
+        path=data_path,
+        start=position if local else 0,
+        byte_count=_byte_count(fields),
+        compressed=fields.get("CompressedData", "False").lower() == "true",
+    )
+    found = data_path.stat().st_size - voxels.start
+    if not voxels.compressed and found < voxels.byte_count:
+        raise InputError(_truncated(path.name, voxels.byte_count))
+    return voxels
+
+
+def _check_compressed_voxels(voxels: _StoredVoxels, name: str) -> None:
+    """ITK only prints a line when the voxels do not inflate, and hands out what was in memory."""
+    try:
+        with voxels.path.open("rb") as stream:
+            stream.seek(voxels.start)
+            size = zlib_stream_size(stream)
+    except DAMAGED_STREAM_ERRORS as error:
+        raise InputError(f"{name} is damaged or truncated ({error}). Copy or export it again.") from error
+    if size != voxels.byte_count:
+        raise InputError(_truncated(name, voxels.byte_count))
+
+
+def _truncated(name: str, needed: int) -> str:
+    return f"{name} is truncated: its header promises {needed} bytes of voxels. Copy or export it again."
 
 
 def _byte_count(fields: dict[str, str]) -> int:
@@ -119,7 +149,7 @@ def _byte_count(fields: dict[str, str]) -> int:
     kind = fields.get("ElementType", "").removeprefix("MET_").removeprefix("U")
     count = sizes.get(kind, 1)
     for n in fields["DimSize"].split():
-        count *= int(n) if n.isdigit() else 0
+        count *= int(n) if n.isdecimal() else 0
     return count
 
 
@@ -127,8 +157,12 @@ def _read(path: Path, types: tuple[type[np.generic], ...]) -> tuple[VolumeGeomet
     import itk
 
     header, geometry = _read_header(path)
+    voxels = _find_voxels(path)
+    if voxels.compressed:
+        _check_compressed_voxels(voxels, path.name)
     try:
-        image = itk.imread(str(path), imageio=header)
+        # Types that ITK's Python side lacks (signed char, long) are read as double.
+        image = itk.imread(str(path), pixel_type=itk.D, fallback_only=True, imageio=header)
     except RuntimeError as error:
         raise InputError(f"{path.name} is damaged or truncated. Copy or export it again.") from error
     # [k, j, i] in C order is [i, j, k] with i fastest. Copied slab by slab: ITK frees its buffer with the image.

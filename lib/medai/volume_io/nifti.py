@@ -19,7 +19,8 @@ from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, VoxelLayout, rea
 
 _SUFFIXES = (".nii", ".nii.gz")
 # The header stores the unit of length; files without one are in millimetres by custom (ITK and nibabel agree).
-_UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+_UNIT_BITS = 7
+_UNIT_MM = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 
 class NiftiReader:
@@ -78,7 +79,7 @@ def _geometry(image: Any, file_name: str) -> VolumeGeometry:
             f"{file_name} holds colours or complex numbers ({dtype}), not Hounsfield units. Export the scan itself."
         )
     affine = np.asarray(image.affine, dtype=np.float64).copy()
-    affine[:3] *= _UNIT_MM.get(image.header.get_xyzt_units()[0], 1.0)
+    affine[:3] *= _UNIT_MM.get(int(image.header["xyzt_units"]) & _UNIT_BITS, 1.0)
     return VolumeGeometry(shape_ijk=(shape[0], shape[1], shape[2]), affine_ijk_to_ras_mm=affine)
 
 

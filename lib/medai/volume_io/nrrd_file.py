@@ -148,6 +148,8 @@ def detached_file(header_path: Path, name: str) -> Path:
     """
     if name.split()[:1] == ["LIST"] or "%" in name:
         raise InputError(f"{header_path.name} spreads its voxels over several files ('{name}'); save it as one file.")
+    if not name.isprintable():
+        raise InputError(f"{header_path.name} has a damaged header: its voxel file is named {name!a}.")
     data_path = header_path.parent / name
     if data_path.resolve().parent != header_path.resolve().parent:
         raise InputError(f"{header_path.name} names a voxel file outside its own folder ('{name}'); put it beside it.")
@@ -158,6 +160,13 @@ def detached_file(header_path: Path, name: str) -> Path:
 
 def _geometry(fields: dict[str, Any], file_name: str) -> tuple[VolumeGeometry, list[int]]:
     """The grid, and which axes of the file are its i, j, k."""
+    try:
+        return _parse_geometry(fields, file_name)
+    except (ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{file_name} has a damaged NRRD header: {error}.") from error
+
+
+def _parse_geometry(fields: dict[str, Any], file_name: str) -> tuple[VolumeGeometry, list[int]]:
     sizes = [int(n) for n in fields["sizes"]]
     directions = fields.get("space directions")
     if directions is None:

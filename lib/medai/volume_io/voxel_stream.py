@@ -148,7 +148,7 @@ def read_voxels(
     """
     file_name = file_name or path.name
     size = path.stat().st_size - start
-    if layout.byte_count > size * (_LARGEST_INFLATION if gzipped else 1):
+    if skip < 0 or skip + layout.byte_count > size * (_LARGEST_INFLATION if gzipped else 1):
         raise InputError(_truncated(file_name, layout.byte_count))
     with path.open("rb", buffering=0) as raw:
         try:

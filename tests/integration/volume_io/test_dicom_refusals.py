@@ -1,5 +1,6 @@
 """What is not a CT on a regular grid is refused, naming the reason and never the patient."""
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -177,3 +178,15 @@ def test_a_damaged_file_elsewhere_does_not_spoil_a_series(tmp_path):
     assert found["good"].damaged_names == ()
     assert found["bad"].damaged_names == (bad[0].name,)
     np.testing.assert_array_equal(read_volume(tmp_path / "tree" / "good").image_hu, RECIPE.expected_hu)
+
+
+def test_random_damage_never_escapes_as_another_error(tmp_path, rng):
+    paths = write_series(tmp_path / "scan", replace(RECIPE, shape_ijk=(10, 11, 2)))
+    whole = paths[0].read_bytes()
+    for _ in range(80):
+        damaged = bytearray(whole)
+        for position in rng.integers(128, len(whole), size=4):
+            damaged[position] = rng.integers(0, 256)
+        paths[0].write_bytes(damaged)
+        with contextlib.suppress(InputError):
+            read_volume(tmp_path / "scan")

@@ -1,5 +1,6 @@
 """Each kind of unusable file is refused in words that say what is wrong with it."""
 
+import contextlib
 import gzip
 import struct
 
@@ -27,7 +28,7 @@ def test_truncated(tmp_path, volume, suffix, keep):
         read_volume(path)
 
 
-@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_flipped_bits_are_noticed(tmp_path, volume, suffix):
     path = tmp_path / f"scan{suffix}"
     write_volume(volume, path)
@@ -184,3 +185,19 @@ def test_nifti_two_with_a_bad_magic(tmp_path):
     (tmp_path / "scan.nii").write_bytes(struct.pack("<i", 540) + bytes(600))
     with pytest.raises(InputError, match=r"scan\.nii"):
         read_geometry(tmp_path / "scan.nii")
+
+
+def test_random_damage_never_escapes_as_another_error(tmp_path, volume, rng):
+    """A fault of the file is an InputError, whichever library stumbles over it."""
+    for suffix in SUFFIXES:
+        path = tmp_path / f"scan{suffix}"
+        write_volume(volume, path)
+        whole = path.read_bytes()
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for position in rng.integers(0, min(len(whole), 400), size=3):
+                damaged[position] = rng.integers(0, 256)
+            path.write_bytes(damaged)
+            for read in (read_volume, read_geometry, read_label_map):
+                with contextlib.suppress(InputError):
+                    read(path)
