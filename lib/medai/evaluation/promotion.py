@@ -30,13 +30,14 @@ class PromotionRules:
         margin: Dice by which the challenger's mean must be better; below it a run's own randomness decides.
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
-        few_case_loss: Dice that any single case may lose where there are fewer patients.
+        few_case_loss: Dice that any single case may lose where there are fewer patients; the voxels a small nodule's
+            rim is wide move its Dice by as much.
     """
 
     margin: float = 0.002
     few_patients: int = 5
     largest_probability_worse: float = 0.1
-    few_case_loss: float = 0.01
+    few_case_loss: float = 0.03
 
     def __post_init__(self) -> None:
         limits = {

@@ -1,6 +1,10 @@
 """The retrain workflow on a real study folder and registry; the network is a fake that learns at once."""
 
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -253,3 +257,30 @@ def test_a_lung_left_in_the_label_is_not_a_nodule(labelled_study, registry, tmp_
     labelled_study.save_label("lung", tmp_path / "label.nii.gz", "final")
     report = run(labelled_study, registry, FakeNetwork(0.8))
     assert report.train_nodules + report.held_back_nodules == 9 + 1
+
+
+def test_killed_at_random_moments_the_next_training_runs(labelled_study, registry, rng):
+    def retrain_without_end():
+        # Each champion is beaten by the next one, so that every training publishes.
+        while True:
+            run(labelled_study, registry, FakeNetwork(_dice_served(registry) + 0.003))
+
+    one_run_s = run(labelled_study, registry, FakeNetwork(0.71)).seconds
+    dice, version_ids = _dice_served(registry), set()
+    for _ in range(12):
+        child = multiprocessing.get_context("fork").Process(target=retrain_without_end)
+        child.start()
+        time.sleep(float(rng.uniform(0.0, 2.5 * one_run_s)))
+        os.kill(child.pid, signal.SIGKILL)
+        child.join(30)
+        fresh = ModelRegistry(registry.folder, starter_folder=registry._starter_folder)
+        assert _dice_served(fresh) >= dice
+        dice = _dice_served(fresh)
+        version_ids.add(fresh.champion(CLICK_TASK).version_id)
+    assert len(version_ids) > 2
+    assert run(labelled_study, registry, FakeNetwork(0.99)).published
+    assert not list((labelled_study.folder / ".medai" / "training").glob("*/work"))
+
+
+def _dice_served(registry):
+    return float(registry.champion(CLICK_TASK).weights_path.read_text())
