@@ -30,8 +30,8 @@ class PromotionRules:
         margin: Dice by which the challenger's mean must be better; below it a run's own randomness decides.
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
-        few_case_loss: Dice that any single case may lose where there are fewer patients; the voxels a small nodule's
-            rim is wide move its Dice by as much.
+        few_case_loss: Dice that any single case may lose where there are fewer patients; a rim moved by a
+            part of a voxel changes a small nodule's Dice by as much.
     """
 
     margin: float = 0.002
