@@ -18,7 +18,8 @@ def points_lps_to_ras(points_lps_mm: ArrayLike) -> NDArray[np.float64]:
     Returns:
         Points of the same shape in RAS millimetres.
     """
-    return np.asarray(points_lps_mm, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])
+    flipped: NDArray[np.float64] = np.asarray(points_lps_mm, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])
+    return flipped
 
 
 def points_ras_to_lps(points_ras_mm: ArrayLike) -> NDArray[np.float64]:
@@ -28,12 +29,12 @@ def points_ras_to_lps(points_ras_mm: ArrayLike) -> NDArray[np.float64]:
 
 def affine_lps_to_ras(affine_ijk_to_lps_mm: ArrayLike) -> NDArray[np.float64]:
     """Turn a 4×4 ijk→LPS affine into the ijk→RAS affine of the same grid."""
-    return _FLIP @ np.asarray(affine_ijk_to_lps_mm, dtype=np.float64)
+    return np.matmul(_FLIP, np.asarray(affine_ijk_to_lps_mm, dtype=np.float64), dtype=np.float64)
 
 
 def affine_ras_to_lps(affine_ijk_to_ras_mm: ArrayLike) -> NDArray[np.float64]:
     """Turn a 4×4 ijk→RAS affine into the ijk→LPS affine of the same grid."""
-    return _FLIP @ np.asarray(affine_ijk_to_ras_mm, dtype=np.float64)
+    return np.matmul(_FLIP, np.asarray(affine_ijk_to_ras_mm, dtype=np.float64), dtype=np.float64)
 
 
 def affine_from_itk(origin_lps_mm: ArrayLike, spacing_mm: ArrayLike, direction: ArrayLike) -> NDArray[np.float64]:

@@ -66,17 +66,20 @@ class VolumeGeometry:
     @property
     def directions_ras(self) -> NDArray[np.float64]:
         """3×3, column n is the unit vector of axis n in RAS."""
-        return self.affine_ijk_to_ras_mm[:3, :3] / np.asarray(self.spacing_mm)
+        directions: NDArray[np.float64] = self.affine_ijk_to_ras_mm[:3, :3] / np.asarray(self.spacing_mm)
+        return directions
 
     def ijk_to_ras(self, points_ijk: ArrayLike) -> NDArray[np.float64]:
         """Map voxel coordinates (shape (..., 3), may be fractional) to RAS millimetres."""
         affine = self.affine_ijk_to_ras_mm
-        return np.asarray(points_ijk, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+        points: NDArray[np.float64] = np.asarray(points_ijk, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
+        return points
 
     def ras_to_ijk(self, points_ras_mm: ArrayLike) -> NDArray[np.float64]:
         """Map RAS millimetres (shape (..., 3)) to fractional voxel coordinates."""
         inverse = np.linalg.inv(self.affine_ijk_to_ras_mm)
-        return np.asarray(points_ras_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        points: NDArray[np.float64] = np.asarray(points_ras_mm, dtype=np.float64) @ inverse[:3, :3].T + inverse[:3, 3]
+        return points
 
     def contains(self, index_ijk: ArrayLike) -> bool:
         """True where the voxel index lies inside the volume."""
