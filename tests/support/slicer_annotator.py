@@ -108,6 +108,11 @@ class SlicerAnnotator:
             self.scene.import_mask(Path(self.client().download_label(sample["id"], "original")), names)
         self.scene.add_empty_segments(self.info["labels"])
 
+    def open_case(self, study: Path, case_id: str) -> None:
+        """Open a chosen case of a study folder, by the file that lies there."""
+        (path,) = study.glob(f"{case_id}.n*")
+        self.open({"id": case_id, "path": str(path), "name": path.name})
+
     def _download(self, sample: Json) -> Path:
         path = self._new_folder() / Path(str(sample.get("name", sample["id"]))).name
         url = f"{self.server_url}/datastore/image?image={quote_plus(sample['id'])}"
