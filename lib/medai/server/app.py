@@ -38,10 +38,11 @@ from medai.server.infer_tasks import (
 from medai.server.model_shelf import ModelShelf
 from medai.server.scoring import UncertaintyScoring, scan_uncertainty
 from medai.server.scribbles_task import scribbles_tasks
+from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
 from medai.server.train_task import NoduleTrainTask
-from medai.store.layout import models_folder, state_folder
+from medai.store.layout import models_folder, state_folder, user_state_folder
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
@@ -89,6 +90,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             memory_bytes=self.options.cache_memory_mb * MB,
             disk_bytes=self.options.cache_disk_mb * MB,
         )
+        self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
         self.shelf = ModelShelf(
             ModelRegistry(models_folder(folder)), {CLICK_TASK: self._load_click, DETECTION_TASK: self._load_detector}
         )
@@ -204,10 +206,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             except ModelError as error:
                 logger.warning("%s", error)
 
-    def case_handed_out(self, case_id: str) -> None:
-        """Decode ahead what an annotator has just been given."""
+    def prepare_case(self, case_id: str) -> None:
+        """Decode ahead what an annotator has just been given; slow only where a copy has to be made for 3D Slicer."""
         if self.options.prefetch:
             self.scans.prefetch(self.study.image_path(case_id), case_id)
+        self.served.path(case_id)
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
@@ -258,7 +261,8 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     @property
     def _engines(self) -> Path:
-        return self.state_folder / "engines"
+        """Converted networks, named by their weights' digest: one folder for all studies of this user."""
+        return user_state_folder() / "engines"
 
 
 def _named(served: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from medai.errors import InputError
-from medai.geometry import IndexBox
+from medai.geometry import IndexBox, VolumeGeometry
+from medai.server.served_scans import box_in_file, index_in_file
 
 LONGEST_LABEL = 200
 DEFAULT_LABEL = "nodule"
@@ -44,6 +46,42 @@ def roi_box(params: Mapping[str, Any]) -> IndexBox | None:
     i0, i1, j0, j1, k0, k1 = (_whole(value, "roi") for value in given)
     low = (min(i0, i1), min(j0, j1), min(k0, k1))
     return IndexBox(start_ijk=low, stop_ijk=(max(i0, i1) + 1, max(j0, j1) + 1, max(k0, k1) + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFrame:
+    """Which grid a client's voxel indices count on: that of the scan's file, or of the copy it was given.
+
+    Attributes:
+        geometry: the scan's own grid.
+        turned: True where the client was given a right-handed copy of a left-handed scan (``served_scans``).
+    """
+
+    geometry: VolumeGeometry
+    turned: bool
+
+    @classmethod
+    def of_request(cls, geometry: VolumeGeometry, params: Mapping[str, Any], *, is_case: bool) -> IndexFrame:
+        """The frame of a request: scans of the study are handed out right-handed, uploaded ones are the client's own.
+
+        Raises:
+            InputError: ``index_frame`` is neither "served" nor "file".
+        """
+        frame = params.get("index_frame", "served")
+        if frame not in ("served", "file"):
+            raise InputError(
+                f"'index_frame' is {frame!r}; it takes 'served' (indices of the file handed out, the default), 'file' "
+                "(indices of the study's own file)."
+            )
+        return cls(geometry=geometry, turned=is_case and frame == "served" and geometry.is_left_handed)
+
+    def index(self, index_ijk: tuple[int, int, int]) -> tuple[int, int, int]:
+        """A client's index as one of the scan's own grid, or the other way round."""
+        return index_in_file(index_ijk, self.geometry) if self.turned else index_ijk
+
+    def box(self, box: IndexBox | None) -> IndexBox | None:
+        """The same for a region."""
+        return box_in_file(box, self.geometry) if self.turned and box else box
 
 
 def label_name(params: Mapping[str, Any], key: str = "label") -> str:

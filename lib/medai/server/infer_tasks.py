@@ -24,7 +24,7 @@ from medai.geometry import IndexBox, VolumeGeometry
 from medai.postprocessing.markups import prediction_to_markups
 from medai.postprocessing.nodules import nodule_from_mask, prediction_to_label_map, segment_name
 from medai.preprocessing.lung_mask import LEFT_LUNG, RIGHT_LUNG, segment_lungs
-from medai.server.click_params import label_name, points_ijk, roi_box
+from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.lanes import Lane
 
@@ -127,8 +127,14 @@ class NoduleClickTask(MedaiInferTask):
         roi, name = roi_box(request.params), label_name(request.params)
         volume = self._scans.get(request.scan_path, request.case_id)
         loaded = time.perf_counter()
+        frame = IndexFrame.of_request(volume.geometry, request.params, is_case=bool(request.case_id))
         version_id, model = self._model()
-        result = model.segment(volume, foreground_ijk=foreground, background_ijk=background, roi=roi)
+        result = model.segment(
+            volume,
+            foreground_ijk=[frame.index(point) for point in foreground],
+            background_ijk=[frame.index(point) for point in background],
+            roi=frame.box(roi),
+        )
         inferred = time.perf_counter()
         payload, extension = encode_label_map(_painted(volume.geometry, result, name), request.params)
         encoded = time.perf_counter()
@@ -146,7 +152,7 @@ class NoduleClickTask(MedaiInferTask):
             "uncertainty": result.uncertainty,
             "latencies": _latencies(pre=loaded - started, infer=inferred - loaded, post=encoded - inferred)
             | {"network": round(result.seconds.get("network", 0.0), 4)},
-            **_clicked_nodule(volume, result),
+            **_clicked_nodule(volume, result, frame),
         }
         return InferReply(params=params, payload=payload, extension=extension)
 
@@ -225,7 +231,7 @@ class NoduleSegmentationTask(MedaiInferTask):
         payload, extension = encode_label_map(label_map, request.params)
         params = {
             "label_names": label_map.label_names,
-            **_prediction_params(prediction, versions),
+            **_prediction_params(prediction, versions, request),
             "latencies": _latencies(pre=0.0, infer=predicted - started, post=time.perf_counter() - predicted),
         }
         return InferReply(params=params, payload=payload, extension=extension)
@@ -249,7 +255,7 @@ class NoduleDetectionTask(MedaiInferTask):
         prediction, versions = self._predictions.get(request)
         params = {
             "label_names": {"nodule": 1},
-            **_prediction_params(prediction, versions),
+            **_prediction_params(prediction, versions, request),
             "latencies": _latencies(pre=0.0, infer=time.perf_counter() - started, post=0.0),
         }
         payload = json.dumps(prediction_to_markups(prediction), allow_nan=False).encode()
@@ -298,20 +304,21 @@ def _painted(geometry: VolumeGeometry, result: ClickOutcome, name: str) -> Label
     return LabelMap(geometry=geometry, labels=labels, segments=(Segment(value=1, name=name),))
 
 
-def _clicked_nodule(volume: Volume, result: ClickOutcome) -> dict[str, Any]:
+def _clicked_nodule(volume: Volume, result: ClickOutcome, frame: IndexFrame) -> dict[str, Any]:
     if not result.mask.any():
         return {"nodules": [], "centroids": {}}
     probability = float(result.probability[result.mask].mean())
     nodule = nodule_from_mask(volume, result.box, result.mask, probability=probability)
-    return {"nodules": [_row(nodule, 1)], "centroids": {"1": _centre_ijk(nodule, volume.geometry)}}
+    return {"nodules": [_row(nodule, 1)], "centroids": {"1": _centre_ijk(nodule, frame)}}
 
 
-def _prediction_params(prediction: Prediction, versions: Mapping[str, str]) -> dict[str, Any]:
+def _prediction_params(prediction: Prediction, versions: Mapping[str, str], request: InferRequest) -> dict[str, Any]:
+    frame = IndexFrame.of_request(prediction.geometry, request.params, is_case=bool(request.case_id))
     numbered = list(enumerate(prediction.nodules, start=1))
     return {
         "model_version": dict(versions),
         "nodules": [_row(nodule, value) for value, nodule in numbered],
-        "centroids": {str(value): _centre_ijk(nodule, prediction.geometry) for value, nodule in numbered},
+        "centroids": {str(value): _centre_ijk(nodule, frame) for value, nodule in numbered},
         "stage_seconds": {stage: round(seconds, 3) for stage, seconds in prediction.stage_seconds.items()},
     }
 
@@ -330,8 +337,10 @@ def _row(nodule: Nodule, value: int) -> dict[str, Any]:
     }
 
 
-def _centre_ijk(nodule: Nodule, geometry: VolumeGeometry) -> list[int]:
-    return [int(c) for c in np.rint(geometry.ras_to_ijk(nodule.centre_ras_mm))]
+def _centre_ijk(nodule: Nodule, frame: IndexFrame) -> list[int]:
+    """The voxel at a nodule's centre, on the grid that the client counts on."""
+    i, j, k = (int(c) for c in np.rint(frame.geometry.ras_to_ijk(nodule.centre_ras_mm)))
+    return list(frame.index((i, j, k)))
 
 
 def _latencies(*, pre: float, infer: float, post: float) -> dict[str, float]:

@@ -71,11 +71,12 @@ def run_server(options: LaunchOptions) -> None:
             )
         _start_log(state_folder(studies))
         app_dir = app_folder(studies)
-        compat.export_platform(app_dir=app_dir, studies=studies, conf=options.conf, port=port)
+        conf = _conf_for(options.host, options.conf)
+        compat.export_platform(app_dir=app_dir, studies=studies, conf=conf, port=port)
         compat.configure_platform(
             app_dir=app_dir,
             studies=studies,
-            conf=options.conf,
+            conf=conf,
             port=port,
             session_path=state_folder(studies) / "sessions",
         )
@@ -142,6 +143,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _conf_for(host: str, conf: Mapping[str, str]) -> dict[str, str]:
+    """The settings; a client on another machine is not told paths of this one unless that was asked for."""
+    return dict(conf) if _is_loopback(host) else {"share_paths": "false", **conf}
 
 
 def _url_host(host: str) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class _TooLargeError(Exception):
-    """The body turned out larger than allowed while it was read."""
 
 
 class BodyLimit:
@@ -31,32 +28,21 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         largest = self._largest_bytes()
-        refusal = JSONResponse(
-            {"detail": f"The request is larger than {largest >> 20} MB; --conf max_upload_mb sets the limit."},
-            status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        )
+        detail = f"The request is larger than {largest >> 20} MB; --conf max_upload_mb sets the limit."
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > largest:
+            refusal = JSONResponse({"detail": detail}, status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
             await refusal(scope, receive, send)
             return
         received = 0
-        answering = False
 
         async def counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > largest:
-                raise _TooLargeError
+                # Raised where the route reads its body, so the app's own handler answers it.
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal answering
-            answering = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLargeError:
-            if not answering:
-                await refusal(scope, receive, send)
+        await self._app(scope, counted, send)

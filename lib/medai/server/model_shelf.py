@@ -11,15 +11,22 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from medai.errors import ModelError, NotFoundError
-from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class ModelSource(Protocol):
+    """Says which version answers; ``registry.model_registry.ModelRegistry`` is one."""
+
+    def champion(self, task: str) -> ModelVersion:
+        """The champion of a task, or ModelError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,7 @@ class ModelShelf:
         loaders: task to the function that loads a version of it.
     """
 
-    def __init__(self, registry: ModelRegistry, loaders: Mapping[str, Callable[[ModelVersion], Any]]) -> None:
+    def __init__(self, registry: ModelSource, loaders: Mapping[str, Callable[[ModelVersion], Any]]) -> None:
         self.registry = registry
         self._loaders = dict(loaders)
         self._locks = {task: threading.Lock() for task in loaders}
@@ -76,7 +83,9 @@ class ModelShelf:
         except ModelError:
             if former is None:
                 raise
-            logger.exception("Version %s of '%s' cannot be loaded: %s answers on", version, task, former.version_id)
+            logger.exception(
+                "Version %s of '%s' cannot be loaded: %s answers on", version.version_id, task, former.version_id
+            )
             self._refused[task] = version.version_id
             return former
         logger.info("Loaded %s of '%s'", version.version_id, task)

@@ -58,7 +58,7 @@ def install(app: FastAPI) -> None:
 async def _on_medai_error(_: Request, error: Exception) -> JSONResponse:
     status = status_of(error) if isinstance(error, MedaiError) else HTTPStatus.INTERNAL_SERVER_ERROR
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s", error, exc_info=error)
+        logger.error("%s", error, exc_info=error.__cause__)
     return _problem(status, str(error))
 
 

@@ -1,18 +1,22 @@
-"""What the server offers, which case comes next, model files, and sessions' absence of surprises in between."""
+"""What the server offers, which case comes next, and the weights it answers with."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
 from fastapi.responses import FileResponse, JSONResponse
 
+from medai.errors import MedaiError
 from medai.server.access import Admin, App, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["App"])
 
@@ -35,7 +39,10 @@ async def next_sample(
 ) -> JSONResponse:
     """The next case for this annotator, reserved; {} when none is left."""
     request = {"client_id": user.username, **(params or {})}
-    return PlainJSONResponse(await lanes.run(Lane.QUICK, _next_sample, app, strategy, request))
+    sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, request)
+    if sample:
+        lanes.submit(Lane.TRANSFER, _prepare, app, sample["id"])
+    return PlainJSONResponse(sample)
 
 
 @router.get("/model/info/{model}")
@@ -55,8 +62,20 @@ def _next_sample(app: MedaiApp, strategy: str, request: dict[str, Any]) -> dict[
     sample: dict[str, Any] | None = app.strategy(strategy)(request, app.datastore())
     if not sample:
         return {}
-    app.case_handed_out(sample["id"])
+    given = app.served.expected_path(sample["id"])
+    if given != app.study.image_path(sample["id"]):
+        # The copy may not be there yet: the plugin then downloads it, which waits for it.
+        sample["name"] = given.name
+        if "path" in sample:
+            sample["path"] = str(given)
     return sample
+
+
+def _prepare(app: MedaiApp, case_id: str) -> None:
+    try:
+        app.prepare_case(case_id)
+    except MedaiError as error:
+        logger.warning("%s could not be prepared: %s", case_id, error)
 
 
 def _model_info(app: MedaiApp, model: str) -> dict[str, Any]:

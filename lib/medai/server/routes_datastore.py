@@ -82,7 +82,7 @@ async def check_image(
     image: str, app: App, lanes: Threads, user: Viewer, check_sum: str | None = None
 ) -> Response:
     """200 where the scan is there (and has that checksum, ``SHA256:…``), else 404."""
-    path = await lanes.run(Lane.QUICK, app.study.image_path, image)
+    path = await lanes.run(Lane.TRANSFER, app.served.path, image)
     if check_sum and not await lanes.run(Lane.TRANSFER, _has_digest, path, check_sum):
         raise HTTPException(HTTPStatus.NOT_FOUND, f"The scan '{image}' has another checksum.")
     return Response()
@@ -90,8 +90,8 @@ async def check_image(
 
 @router.get("/image")
 async def download_image(image: str, app: App, lanes: Threads, user: Viewer) -> FileResponse:
-    """The scan's file."""
-    return _file(await lanes.run(Lane.QUICK, app.study.image_path, image))
+    """The scan's file, or a right-handed copy of a left-handed scan (``served_scans``)."""
+    return _file(await lanes.run(Lane.TRANSFER, app.served.path, image))
 
 
 @router.get("/image/info")

@@ -22,7 +22,8 @@ from medai.domain import LabelMap, Segment, Volume
 from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.preprocessing.resampling import resample_to_grid
-from medai.server.click_params import label_name, number, roi_box
+from medai.server.axes import with_axes_of
+from medai.server.click_params import IndexFrame, label_name, number, roi_box
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.infer_tasks import ScanSource
 from medai.volume_io.readers import read_label_map
@@ -63,13 +64,14 @@ class ScribblesTask(MedaiInferTask):
         if request.label_path is None:
             raise InputError("Scribbles come as a label map in the part 'label'; this request has none.")
         volume = self._scans.get(request.scan_path, request.case_id)
-        drawn = read_label_map(request.label_path)
+        drawn = with_axes_of(volume.geometry, read_label_map(request.label_path))
         if not drawn.geometry.is_same_grid(volume.geometry):
             raise GeometryError(
                 f"The scribbles have {drawn.geometry.describe()}, the scan has {volume.geometry.describe()}."
             )
         scribbles = _scribbles(drawn.labels, request.params)
-        box = _region(scribbles, volume, roi_box(request.params))
+        frame = IndexFrame.of_request(volume.geometry, request.params, is_case=bool(request.case_id))
+        box = _region(scribbles, volume, frame.box(roi_box(request.params)))
         loaded = time.perf_counter()
         mask = self._cut(volume, scribbles, box, request.params)
         inferred = time.perf_counter()

@@ -1,0 +1,99 @@
+"""One study of three small scans, and our ASGI app over it in process, with stand-ins for the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from tests.support.fake_models import BoxClicks, FixedCandidates, SwappableRegistry
+
+from medai.domain import Volume
+from medai.geometry import VolumeGeometry
+from medai.server.app import MedaiApp
+from medai.server.asgi import create_app
+from medai.server.compat import configure_platform
+from medai.server.launch import app_folder
+from medai.server.model_shelf import ModelShelf
+from medai.volume_io.writers import write_volume
+
+SHAPE_IJK = (20, 22, 24)
+SPACING_MM = (0.8, 0.9, 1.5)
+
+
+def affines() -> dict[str, np.ndarray]:
+    """One axial scan, one oblique, one flipped along j and k."""
+    axial = np.diag([*SPACING_MM, 1.0])
+    axial[:3, 3] = (-10.0, 20.0, -30.0)
+    turn = np.deg2rad(20)
+    rotation = np.eye(4)
+    rotation[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    flipped = axial.copy()
+    flipped[:, 1] *= -1
+    flipped[:, 2] *= -1
+    return {"case.axial": axial, "case_oblique": rotation @ axial, "case_flipped": flipped}
+
+
+def make_study(folder: Path) -> Path:
+    """A study of three scans; voxels are -800 HU with a ball of 40 HU around (8, 9, 10)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in SHAPE_IJK], indexing="ij"), axis=-1)
+    ball = np.linalg.norm((grid - np.array([8, 9, 10])) * SPACING_MM, axis=-1) < 3.5
+    noise = np.random.default_rng(5).normal(0, 20, SHAPE_IJK)
+    image_hu = (np.where(ball, 40, -800) + noise).astype(np.int16)
+    for case_id, affine in affines().items():
+        geometry = VolumeGeometry(shape_ijk=SHAPE_IJK, affine_ijk_to_ras_mm=affine)
+        write_volume(Volume(geometry=geometry, image_hu=image_hu), folder / f"{case_id}.nii.gz")
+    return folder
+
+
+@dataclass
+class Served:
+    """The app over a study, and what stands in for its networks."""
+
+    client: TestClient
+    study: Path
+    registry: SwappableRegistry
+    clicks: BoxClicks
+    candidates: FixedCandidates
+
+    @property
+    def app(self) -> MedaiApp:
+        app: MedaiApp = self.client.app.state.medai  # type: ignore[attr-defined]
+        return app
+
+    def click(self, case_id: str = "case.axial", **params: Any) -> Any:
+        import json
+
+        params = {"label": "nodule", "foreground": [[8, 9, 10]], "background": [], **params}
+        return self.client.post(f"/infer/nodule_click?image={case_id}", data={"params": json.dumps(params)})
+
+
+def serve(study: Path, conf: dict[str, str] | None = None) -> Iterator[Served]:
+    """Run our ASGI app over a study in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MedaiApp, "warm_up", lambda _: None)
+        configure_platform(
+            app_dir=app_folder(study), studies=study, conf=conf or {}, session_path=study / ".medai" / "sessions"
+        )
+        with TestClient(create_app(), raise_server_exceptions=False) as client:
+            registry, clicks, candidates = SwappableRegistry(), BoxClicks(), FixedCandidates()
+            loaders = {"nodule_click": lambda _: clicks, "nodule_detection": lambda _: candidates}
+            client.app.state.medai.shelf = ModelShelf(registry, loaders)  # type: ignore[attr-defined, arg-type]
+            yield Served(client=client, study=study, registry=registry, clicks=clicks, candidates=candidates)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A fresh study, served."""
+    yield from serve(make_study(tmp_path / "study"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A study served for a whole module: for tests that change nothing."""
+    yield from serve(make_study(tmp_path_factory.mktemp("shared") / "study"))

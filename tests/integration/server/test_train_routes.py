@@ -1,0 +1,168 @@
+"""``/train``, ``/batch/infer`` and ``/scoring``: what Slicer's Train button and other clients see."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medai.store.atomic import write_json
+
+OK = HTTPStatus.OK
+
+# Writes progress as a training does, then goes on until it is stopped.
+WORKER = """
+import json, pathlib, sys
+from medai.workflows.training_runs import RetrainProgress, training_run
+job = json.loads(sys.stdin.readline())
+with training_run(pathlib.Path(job["studies"])) as run:
+    run.write_stats(RetrainProgress(stage="train", epoch=2, total_epochs=job["epochs"], loss=float("nan"), dice=0.5))
+    print("epoch 2", flush=True)
+    sys.stdin.read()
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def training(served) -> Any:
+    """The served study, whose trainings go on until they are stopped."""
+    served.app.trainings._command = [sys.executable, "-c", WORKER]
+    return served
+
+
+def wait_until(check: Any, what: str) -> Any:
+    for _ in range(600):
+        if found := check():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} never came")
+
+
+def first_stats(served: Any) -> dict[str, Any]:
+    info = served.client.get("/info/").json()
+    stats: dict[str, Any] = info["train_stats"][next(iter(info["trainers"]))]
+    return stats
+
+
+def test_training_as_the_plugin_sees_it(training):
+    client = training.client
+    assert client.get("/train/?check_if_running=true").status_code == HTTPStatus.NOT_FOUND
+    started = client.post("/train/nodule_segmentation", json={"max_epochs": 4, "device": "cpu", "client_id": "u"})
+    assert started.status_code == OK
+    assert started.json()["status"] in ("SUBMITTED", "RUNNING")
+    assert started.json()["start_ts"]
+    wait_until(lambda: first_stats(training).get("epoch") == 2, "the second epoch")
+    stats = first_stats(training)
+    # What the plugin's progress bar computes.
+    current = 0 if stats.get("total_time") else stats.get("epoch", 1)
+    assert 100 * current / stats.get("total_epochs", 1) == 50
+    assert stats["best_metric"] == 0.5
+    running = client.get("/train/").json()
+    assert running["status"] == "RUNNING"
+    assert running["id"] == started.json()["id"]
+    assert client.get("/train/?check_if_running=true").status_code == OK
+
+    again = client.post("/train/nodule_segmentation", json={})
+    assert again.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    assert "runs already" in again.json()["detail"]
+
+    before = time.monotonic()
+    stopped = client.delete("/train/").json()
+    assert time.monotonic() - before < 5
+    assert stopped["status"] == "STOPPED"
+    # The plugin reads these without asking whether they are there.
+    assert stopped.get("result", stopped.get("details", [])[-1])
+    assert client.get("/train/").json()["status"] == "STOPPED"
+    assert first_stats(training)["total_time"]
+    assert [record["status"] for record in client.get("/train/?all=true").json()] == ["STOPPED"]
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"max_epochs": 0}, "from 1 to 10000"),
+        ({"max_epochs": "many"}, "'many'"),
+        ({"device": "tpu"}, "auto, cpu, cuda"),
+    ],
+)
+def test_bad_training_parameters_are_named(training, params: dict[str, Any], says: str):
+    reply = training.client.post("/train/nodule_segmentation", json=params)
+    assert reply.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert says in reply.json()["detail"]
+    assert training.client.get("/train/").status_code == HTTPStatus.NOT_FOUND
+
+
+def test_a_study_without_labels_says_so(served):
+    """The real worker process; it refuses before it loads a network."""
+    record = served.client.post("/train/nodule_segmentation?run_sync=true", json={"max_epochs": 1}).json()
+    assert record["status"] == "ERROR"
+    assert "label" in record["result"]
+
+
+def test_old_clients_start_all_trainers(training):
+    records = training.client.post("/train/", json={"nodule_segmentation": {"max_epochs": 7}}).json()
+    assert records["nodule_segmentation"]["result"]["request"]["max_epochs"] == 7
+    wait_until(lambda: training.client.get("/train/").json()["status"] == "RUNNING", "the start")
+    training.client.delete("/train/")
+
+
+def test_the_last_trainings_figures_are_shown_after_a_restart(served):
+    folder = served.study / ".medai" / "training" / "20260101T000000.000000Z"
+    folder.mkdir(parents=True)
+    write_json(folder / "stats.json", {"epoch": 5, "total_epochs": 5, "total_time": "00:01:00", "best_metric": 0.7})
+    assert first_stats(served)["best_metric"] == 0.7
+
+
+def test_a_batch_keeps_proposals_for_unlabelled_cases(served):
+    record = served.client.post("/batch/infer/nodule_segmentation?images=unlabeled", json={}).json()
+    assert record["total"] == 3
+    wait_until(lambda: served.client.get("/batch/infer").json()["status"] == "DONE", "the end")
+    assert served.client.get("/datastore/").json()["label_tags"] == {"original": 3}
+    info = served.client.get("/datastore/label/info?label=case_oblique&tag=original").json()
+    assert list(info["params"]["label_names"].values()) == [1]
+    assert served.client.get("/batch/infer?check_if_running=true").status_code == HTTPStatus.NOT_FOUND
+    assert served.client.delete("/batch/infer").json() == {}
+
+
+def test_a_batch_may_be_bounded_and_waited_for(served):
+    result = served.client.post("/batch/infer/lungs?run_sync=true", json={"max_batch_size": 1}).json()
+    assert list(result) == ["case.axial"]
+    refused = served.client.post("/batch/infer/lungs", json={"max_batch_size": -1})
+    assert refused.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert served.client.post("/batch/infer/lungs?images=some").status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert served.client.post("/batch/infer/nope").status_code == HTTPStatus.NOT_FOUND
+
+
+def test_scoring_makes_uncertainty_choose(served):
+    served.candidates.probabilities = (0.55,)
+    assert served.client.get("/scoring/").status_code == HTTPStatus.NOT_FOUND
+    record = served.client.post("/scoring/uncertainty?run_sync=true").json()
+    assert record["status"] == "DONE"
+    assert {case: round(score["uncertainty"], 3) for case, score in record["result"].items()} == {
+        "case.axial": 0.9,
+        "case_flipped": 0.9,
+        "case_oblique": 0.9,
+    }
+    served.app.scores.put({"case_oblique": 0.95}, model_version=served.app.score_version())
+    sample = served.client.post("/activelearning/uncertainty", json={"client_id": "u"}).json()
+    assert sample["id"] == "case_oblique"
+    # The present models have seen every case: nothing is left to do.
+    assert served.client.post("/scoring/uncertainty?run_sync=true").json()["total"] == 0
+    served.registry.versions["nodule_click"] = "v2"
+    assert served.client.post("/scoring/?run_sync=true").json()["uncertainty"]["result"]["total"] == 3
+
+
+def test_worker_reads_its_job_and_nothing_else(tmp_path: Path):
+    import io
+
+    from pydantic import ValidationError
+
+    from medai.server import train_worker
+
+    with pytest.raises(ValidationError, match="epochs"):
+        train_worker.main(io.StringIO(json.dumps({"studies": str(tmp_path), "device": "cpu", "seed": 1}) + "\n"))
