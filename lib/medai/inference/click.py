@@ -9,8 +9,8 @@ The rules an annotator can rely on, whatever the network says:
   so on, each in a patch around its latest click. Nodules far apart in one segment each get their own patch.
 - Nothing outside ``roi`` is ever in the result.
 
-Only the patches are read from the scan, so the time does not depend on its size. A nodule that fills its patch is
-looked at again in a coarser one.
+Only the patches are read from the scan, so the time does not depend on its size. What may be part of something larger
+is looked at again in a coarser patch: close up, the network takes a bay of a large nodule for the whole of it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import Volume
-from medai.errors import InputError, ModelError
+from medai.errors import ModelError
 from medai.geometry import IndexBox
+from medai.inference.click_rules import Index, ball, check_together, checked, connected_to, cut_away, within
 from medai.networks.engine import Engine
 from medai.preprocessing.click_maps import click_map
 from medai.preprocessing.hu_window import window_hu
 from medai.preprocessing.patches import PatchGrid
-
-Index = tuple[int, int, int]
-
-MAX_CLICKS = 100
-"""Each foreground click is one run of the network: more is a mistake of a program, not an annotator's work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +40,11 @@ class ClickConfig:
     Attributes:
         patch_shape: voxels, as the network was trained.
         spacing_mm: spacing of the first patch.
-        coarser_factor: spacing of the next patch over that of the one the nodule filled.
+        coarser_factor: spacing of the next patch over that of the one before.
         max_passes: patches looked at for one click.
-        border_voxels: a region this near the patch's rim (in patch voxels) has filled it.
+        border_voxels: a region this near the patch's rim (in patch voxels) has filled it, and is looked at coarser.
+        doubtful_extent_mm: a region of the first patch whose box has a side of this length is looked at coarser too.
+        large_extent_mm: and the coarser answer is taken where its box has a side of this length.
         threshold: probability from which a voxel belongs to the nodule.
         least_probability: where the network hardly believes in the click, the threshold falls to half the probability
             at the click, but not below this.
@@ -58,6 +56,8 @@ class ClickConfig:
     coarser_factor: float = 1.6
     max_passes: int = 3
     border_voxels: float = 2.0
+    doubtful_extent_mm: float = 6.0
+    large_extent_mm: float = 16.0
     threshold: float = 0.5
     least_probability: float = 0.05
     click_radius_mm: float = 1.0
@@ -103,6 +103,18 @@ class _Region:
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
 
+    @property
+    def filled(self) -> IndexBox | None:
+        """The box of the mask in the scan."""
+        inside = IndexBox.of_mask(self.mask)
+        return None if inside is None else inside.shift(self.box.start_ijk)
+
+    @property
+    def extent_mm(self) -> float:
+        """The longest side of that box."""
+        filled = self.filled
+        return 0.0 if filled is None else float(np.max(np.multiply(filled.shape_ijk, self.grid.geometry.spacing_mm)))
+
 
 class ClickSegmenter:
     """Point-guided segmentation. Keeps no state between calls; may be called from any number of threads.
@@ -146,16 +158,16 @@ class ClickSegmenter:
         allowed = IndexBox.of_shape(volume.geometry.shape_ijk)
         if roi is not None:
             allowed = allowed.intersect(roi)
-        foreground = _checked(foreground_ijk, "foreground", volume, allowed)
-        background = _checked(background_ijk, "background", volume, None)
-        _check_together(foreground, background)
+        foreground = checked(foreground_ijk, "foreground", volume, allowed)
+        background = checked(background_ijk, "background", volume, None)
+        check_together(foreground, background)
         seconds = {"resample": 0.0, "network": 0.0}
         regions: list[_Region] = []
         for count in range(1, len(foreground) + 1):
             regions.append(self._answer(volume, foreground[:count], background, allowed, regions, seconds))
         box, mask, probability = _united(regions)
         for click in foreground:
-            mask[_within(click, box)] = True
+            mask[within(click, box)] = True
         seconds["total"] = time.perf_counter() - started
         return ClickResult(
             box=box, mask=mask, probability=probability, uncertainty=_uncertainty(mask, probability), seconds=seconds
@@ -172,20 +184,45 @@ class ClickSegmenter:
     ) -> _Region:
         """The region of the latest click: in an earlier click's patch where it lies well inside, else around itself."""
         grid = self._first_grid(volume, foreground[-1], earlier)
-        for remaining in reversed(range(self._config.max_passes)):
-            probability = self._probability(volume, grid, foreground, background, seconds)
-            begun = time.perf_counter()
-            region = self._kept(grid, probability, foreground, background, allowed)
-            seconds["resample"] += time.perf_counter() - begun
-            filled = IndexBox.of_mask(region.mask)
-            if not remaining or filled is None or not self._reaches_rim(filled.shift(region.box.start_ijk), grid):
-                return region
-            found = filled.shift(region.box.start_ijk)
-            centre = (np.asarray(found.start_ijk) + np.asarray(found.stop_ijk) - 1) / 2
-            grid = PatchGrid.around(
-                volume.geometry, centre, shape=grid.shape, spacing_mm=grid.spacing_mm * self._config.coarser_factor
+        region = self._look(volume, grid, foreground, background, allowed, seconds)
+        for _ in range(self._config.max_passes - 1):
+            centre = self._coarser_centre(region, foreground[-1])
+            if centre is None:
+                break
+            coarser = PatchGrid.around(
+                volume.geometry,
+                centre,
+                shape=grid.shape,
+                spacing_mm=region.grid.spacing_mm * self._config.coarser_factor,
             )
-        raise InputError("The click network is configured to look at no patch: set max_passes to 1 or more.")
+            wider = self._look(volume, coarser, foreground, background, allowed, seconds)
+            if not self._fills(region) and wider.extent_mm < self._config.large_extent_mm:
+                break
+            region = wider
+        return region
+
+    def _look(
+        self,
+        volume: Volume,
+        grid: PatchGrid,
+        foreground: Sequence[Index],
+        background: Sequence[Index],
+        allowed: IndexBox,
+        seconds: dict[str, float],
+    ) -> _Region:
+        """What the network and the clicks say in one patch."""
+        probability = self._probability(volume, grid, foreground, background, seconds)
+        begun = time.perf_counter()
+        region = self._kept(grid, probability, foreground, background, allowed)
+        seconds["resample"] += time.perf_counter() - begun
+        return region
+
+    def _coarser_centre(self, region: _Region, click: Index) -> Sequence[float] | None:
+        """Where the next, coarser patch should lie; None where none is needed."""
+        if self._fills(region) and region.filled is not None:
+            return [(a + b - 1) / 2 for a, b in zip(region.filled.start_ijk, region.filled.stop_ijk, strict=True)]
+        is_first = region.grid.spacing_mm == self._config.spacing_mm
+        return click if is_first and region.extent_mm >= self._config.doubtful_extent_mm else None
 
     def _first_grid(self, volume: Volume, click: Index, earlier: Sequence[_Region]) -> PatchGrid:
         """The patch a click is looked at in first."""
@@ -231,119 +268,28 @@ class ClickSegmenter:
         box = covered.intersect(allowed)
         values = values[box.shift([-n for n in covered.start_ijk]).slices]
         spacing_mm = grid.geometry.spacing_mm
-        seeds = [_ball(click, box, spacing_mm, self._config.click_radius_mm) for click in foreground]
+        seeds = [ball(click, box, spacing_mm, self._config.click_radius_mm) for click in foreground]
         at_click = float(values[seeds[-1]].max(initial=0.0)) if seeds[-1].any() else 0.0
         threshold = min(self._config.threshold, max(self._config.least_probability, 0.5 * at_click))
         mask = values >= threshold
         for click in background:
-            mask = _cut_away(mask, click, foreground, box, spacing_mm, self._config.click_radius_mm)
-        kept = _connected_to(mask, seeds)
+            mask = cut_away(mask, click, foreground, box, spacing_mm, self._config.click_radius_mm)
+        kept = connected_to(mask, seeds)
         for click in foreground:
-            kept[_within(click, box)] = True
+            kept[within(click, box)] = True
         return _Region(grid=grid, box=box, mask=kept, probability=values)
 
-    def _reaches_rim(self, found: IndexBox, grid: PatchGrid) -> bool:
-        """True where a region touches a side of the patch beyond which the scan goes on."""
+    def _fills(self, region: _Region) -> bool:
+        """True where a region touches a side of its patch beyond which the scan goes on."""
+        grid, filled = region.grid, region.filled
+        if filled is None:
+            return False
         covered = grid.box
         margin = self._config.border_voxels * grid.spacing_mm / np.asarray(grid.geometry.spacing_mm)
         start, stop = np.asarray(covered.start_ijk), np.asarray(covered.stop_ijk)
-        low = (np.asarray(found.start_ijk) < start + margin) & (start > 0)
-        high = (np.asarray(found.stop_ijk) > stop - margin) & (stop < np.asarray(grid.geometry.shape_ijk))
+        low = (np.asarray(filled.start_ijk) < start + margin) & (start > 0)
+        high = (np.asarray(filled.stop_ijk) > stop - margin) & (stop < np.asarray(grid.geometry.shape_ijk))
         return bool(np.any(low | high))
-
-
-def _checked(clicks: Sequence[Sequence[int]], kind: str, volume: Volume, allowed: IndexBox | None) -> list[Index]:
-    """Clicks as voxel indices.
-
-    Raises:
-        InputError: one is no index, or lies outside the scan or outside ``allowed``.
-    """
-    checked: list[Index] = []
-    shape = volume.geometry.shape_ijk
-    for click in clicks:
-        index = np.asarray(click)
-        if index.shape != (3,) or not np.issubdtype(index.dtype, np.number) or np.any(index != np.round(index)):
-            raise InputError(f"A {kind} click is three whole voxel indices i, j, k, this one is {click!r}.")
-        i, j, k = (int(n) for n in index)
-        if not volume.geometry.contains((i, j, k)):
-            valid = ", ".join(f"{axis} 0–{n - 1}" for axis, n in zip("ijk", shape, strict=True))
-            raise InputError(f"The {kind} click ({i}, {j}, {k}) lies outside the scan: valid are {valid}.")
-        if allowed is not None and not allowed.contains((i, j, k)):
-            valid = ", ".join(
-                f"{axis} {a}–{b - 1}" for axis, a, b in zip("ijk", allowed.start_ijk, allowed.stop_ijk, strict=True)
-            )
-            raise InputError(f"The {kind} click ({i}, {j}, {k}) lies outside the region of interest: it holds {valid}.")
-        if (i, j, k) not in checked:
-            checked.append((i, j, k))
-    return checked
-
-
-def _check_together(foreground: Sequence[Index], background: Sequence[Index]) -> None:
-    """Raise InputError for no clicks, too many, or contradictory ones."""
-    count = len(foreground) + len(background)
-    if count == 0:
-        raise InputError("There is no click: place a foreground point inside the nodule.")
-    if count > MAX_CLICKS:
-        raise InputError(f"{count} clicks were sent for one segment, at most {MAX_CLICKS} are answered: remove some.")
-    both = sorted(set(foreground) & set(background))
-    if both:
-        raise InputError(f"Voxel {both[0]} is clicked as foreground and as background: remove one of the two.")
-
-
-def _within(index: Index, box: IndexBox) -> tuple[slice, slice, slice]:
-    """The one voxel as slices of an array of the box; empty slices where it lies outside."""
-    if not box.contains(index):
-        return slice(0, 0), slice(0, 0), slice(0, 0)
-    i, j, k = (slice(n - start, n - start + 1) for n, start in zip(index, box.start_ijk, strict=True))
-    return i, j, k
-
-
-def _distance_mm(click: Sequence[int], box: IndexBox, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
-    """Distance of every voxel of the box from a click."""
-    i, j, k = (
-        ((np.arange(a, b, dtype=np.float32) - c) * np.float32(s)) ** 2
-        for a, b, c, s in zip(box.start_ijk, box.stop_ijk, click, spacing_mm, strict=True)
-    )
-    return np.asarray(np.sqrt(i[:, None, None] + j[None, :, None] + k[None, None, :]), dtype=np.float32)
-
-
-def _ball(click: Index, box: IndexBox, spacing_mm: Sequence[float], radius_mm: float) -> NDArray[np.bool_]:
-    """Voxels of the box within a radius of a click, the clicked voxel always."""
-    ball: NDArray[np.bool_] = _distance_mm(click, box, spacing_mm) <= radius_mm
-    ball[_within(click, box)] = True
-    return ball
-
-
-def _cut_away(
-    mask: NDArray[np.bool_],
-    click: Index,
-    foreground: Sequence[Index],
-    box: IndexBox,
-    spacing_mm: Sequence[float],
-    radius_mm: float,
-) -> NDArray[np.bool_]:
-    """Remove a background click and, where it was in the mask, everything nearer to it than to a foreground click."""
-    at_click = _ball(click, box, spacing_mm, radius_mm)
-    if not np.any(mask & at_click):
-        return mask
-    to_click = _distance_mm(click, box, spacing_mm)
-    nearest = np.min([_distance_mm(other, box, spacing_mm) for other in foreground], axis=0)
-    remaining = mask & ~at_click
-    if mask[_within(click, box)].any():
-        remaining &= nearest <= to_click
-    return remaining
-
-
-def _connected_to(mask: NDArray[np.bool_], seeds: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
-    """The connected regions of a mask that meet a seed."""
-    from scipy import ndimage
-
-    numbered, count = ndimage.label(mask, structure=ndimage.generate_binary_structure(3, 2))
-    keep = np.zeros(count + 1, dtype=bool)
-    for seed in seeds:
-        keep[numbered[seed]] = True
-    keep[0] = False
-    return np.asarray(keep[numbered])
 
 
 def _united(regions: Sequence[_Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:

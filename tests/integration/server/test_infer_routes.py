@@ -168,13 +168,13 @@ def test_lungs_of_a_crop_have_no_side(shared, tmp_path: Path):
     ],
 )
 def test_bad_parameters_are_named(shared, params: dict[str, Any], says: str):
-    from medai.inference.click import _check_together, _checked
+    from medai.inference.click_rules import check_together, checked
 
     def check(volume, *, foreground_ijk, background_ijk=(), roi=None, original=shared.clicks.segment):
         from medai.geometry import IndexBox
 
-        foreground = _checked(foreground_ijk, "foreground", volume, IndexBox.of_shape(volume.geometry.shape_ijk))
-        _check_together(foreground, _checked(background_ijk, "background", volume, None))
+        foreground = checked(foreground_ijk, "foreground", volume, IndexBox.of_shape(volume.geometry.shape_ijk))
+        check_together(foreground, checked(background_ijk, "background", volume, None))
         return original(volume, foreground_ijk=foreground, background_ijk=background_ijk, roi=roi)
 
     with pytest.MonkeyPatch.context() as patch:

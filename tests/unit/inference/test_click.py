@@ -9,7 +9,8 @@ from medai.domain import Volume
 from medai.errors import InputError, ModelError
 from medai.evaluation.dice import dice
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.inference.click import MAX_CLICKS, ClickConfig, ClickSegmenter
+from medai.inference.click import ClickConfig, ClickSegmenter
+from medai.inference.click_rules import MAX_CLICKS
 
 CONFIG = {"task": "nodule_click", "patch_shape": [32, 32, 32], "spacing_mm": 1.0}
 
@@ -159,18 +160,35 @@ def test_a_nodule_that_fills_its_patch_is_looked_at_again_in_a_coarser_one():
     assert dice(mask, ball) > 0.95
 
 
-def test_a_small_nodule_needs_one_run():
+@pytest.mark.parametrize(("radius_mm", "runs"), [(2.2, 1), (5.0, 2)])
+def test_a_small_nodule_needs_one_run_and_a_larger_one_a_second_opinion(radius_mm, runs):
     engine = BrightIsNodule()
-    volume, _ = scan([(40, 38, 20)], [5.0])
-    ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)])
-    assert engine.runs == 1
+    volume, (ball,) = scan([(40, 38, 20)], [radius_mm], spacing=(0.7, 0.7, 0.8))
+    mask = whole(ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)]), volume)
+    assert engine.runs == runs
+    assert dice(mask, ball) > 0.85
 
 
-def test_a_nodule_cut_by_the_end_of_the_scan_needs_one_run():
+class SeesLittleCloseUp(BrightIsNodule):
+    """An engine that outlines only what is near the click, in voxels: all of a nodule only from afar."""
+
+    def run(self, batch):
+        self.runs += 1
+        near = np.linalg.norm(np.indices(batch.shape[2:]) - 15.5, axis=0) < 9.0
+        return np.where((batch[:, :1] > -0.2) & near, 4.0, -4.0).astype(np.float32)
+
+
+def test_a_large_nodule_is_outlined_as_a_whole_although_it_does_not_reach_the_rim():
+    volume, (ball,) = scan([(40, 40, 20)], [12.0], spacing=(0.8, 0.8, 1.5))
+    mask = whole(ClickSegmenter(SeesLittleCloseUp()).segment(volume, foreground_ijk=[(40, 40, 20)]), volume)
+    assert dice(mask, ball) > 0.9
+
+
+def test_a_nodule_cut_by_the_end_of_the_scan_does_not_fill_its_patch():
     engine = BrightIsNodule()
     volume, (ball,) = scan([(40, 38, 1)], [5.0])
     mask = whole(ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 1)]), volume)
-    assert engine.runs == 1
+    assert engine.runs == 2
     assert dice(mask, ball) > 0.9
 
 
