@@ -29,12 +29,13 @@ def points_ras_to_lps(points_ras_mm: ArrayLike) -> NDArray[np.float64]:
 
 def affine_lps_to_ras(affine_ijk_to_lps_mm: ArrayLike) -> NDArray[np.float64]:
     """Turn a 4×4 ijk→LPS affine into the ijk→RAS affine of the same grid."""
-    return np.matmul(_FLIP, np.asarray(affine_ijk_to_lps_mm, dtype=np.float64), dtype=np.float64)
+    affine: NDArray[np.float64] = _FLIP @ np.asarray(affine_ijk_to_lps_mm, dtype=np.float64)
+    return affine
 
 
 def affine_ras_to_lps(affine_ijk_to_ras_mm: ArrayLike) -> NDArray[np.float64]:
     """Turn a 4×4 ijk→RAS affine into the ijk→LPS affine of the same grid."""
-    return np.matmul(_FLIP, np.asarray(affine_ijk_to_ras_mm, dtype=np.float64), dtype=np.float64)
+    return affine_lps_to_ras(affine_ijk_to_ras_mm)
 
 
 def affine_from_itk(origin_lps_mm: ArrayLike, spacing_mm: ArrayLike, direction: ArrayLike) -> NDArray[np.float64]:
