@@ -6,7 +6,7 @@ Both frames are in millimetres and share the patient; they differ by the sign of
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+_FLIP: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def points_lps_to_ras(points_lps_mm: ArrayLike) -> NDArray[np.float64]:
@@ -29,7 +29,7 @@ def points_ras_to_lps(points_ras_mm: ArrayLike) -> NDArray[np.float64]:
 
 def affine_lps_to_ras(affine_ijk_to_lps_mm: ArrayLike) -> NDArray[np.float64]:
     """Turn a 4×4 ijk→LPS affine into the ijk→RAS affine of the same grid."""
-    affine: NDArray[np.float64] = _FLIP @ np.asarray(affine_ijk_to_lps_mm, dtype=np.float64)
+    affine: NDArray[np.float64] = np.dot(_FLIP, np.asarray(affine_ijk_to_lps_mm, dtype=np.float64))
     return affine
 
 
