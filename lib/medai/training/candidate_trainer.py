@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medai.errors import CancelledByUserError, InputError
-from medai.networks.checkpoint import save_checkpoint
-from medai.networks.factory import build_network, network_tensors
+from medai.networks.checkpoint import load_checkpoint, save_checkpoint
+from medai.networks.factory import build_network, network_tensors, restore_network
 from medai.preprocessing.candidate_patches import PATCH_SHAPE
 from medai.training.candidate_samples import CandidateSamples
 
@@ -52,14 +52,16 @@ def train_candidate_network(
     samples: CandidateSamples,
     config: CandidateTrainingConfig,
     *,
+    start_from: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
-    """Train a fresh network.
+    """Train a network.
 
     Args:
         samples: what to learn from.
         config: how.
+        start_from: weights to go on from; None starts afresh.
         on_step: told the step and its loss.
         should_stop: asked before each step.
 
@@ -74,7 +76,8 @@ def train_candidate_network(
 
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    network = build_network({"network": "candidate_network"}).train()
+    fresh = build_network({"network": "candidate_network"})
+    network = (fresh if start_from is None else restore_network(load_checkpoint(start_from))).train()
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
