@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medai.errors import InputError
+from medai.volume_io.dicom_fragments import compressed_problem
 
 HEADER_KEYWORDS = (
     "SeriesInstanceUID",
@@ -36,6 +37,8 @@ HEADER_KEYWORDS = (
 )
 """Facts of the acquisition that are kept. None of them says who the patient is, when or where."""
 
+_RLE = "1.2.840.10008.1.2.5"
+
 _DAMAGE = (
     OSError,
     EOFError,
@@ -47,7 +50,6 @@ _DAMAGE = (
     NotImplementedError,
     struct.error,
 )
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,38 +257,23 @@ def _pixel_problem(dataset: Any, syntax: Any, stream: BinaryIO, frame_count: int
         return "colour pixels"
     if "ModalityLUTSequence" in dataset:
         return "a modality lookup table instead of rescale slope and intercept"
-    if syntax.is_deflated:
-        # pydicom has inflated the whole file: nothing can be told from the position in it.
-        return ""
+    # pydicom inflates a deflated file whole: nothing can be told from the position in it.
+    return "" if syntax.is_deflated else _stream_problem(dataset, syntax, stream, frame_count)
+
+
+def _stream_problem(dataset: Any, syntax: Any, stream: BinaryIO, frame_count: int) -> str:
     start = stream.tell()
     head = stream.read(12)
     order = "<" if syntax.is_little_endian else ">"
     if len(head) < 12 or struct.unpack(f"{order}HH", head[:4]) != (0x7FE0, 0x0010):
         return "no pixel data"
     data_start = start + (8 if syntax.is_implicit_VR else 12)
-    bits = int(dataset.BitsAllocated) * int(dataset.Rows) * int(dataset.Columns) * frame_count
-    return (
-        "" if _is_whole(stream, data_start, None if syntax.is_compressed else (bits + 7) // 8) else "a truncated image"
-    )
-
-
-def _is_whole(stream: BinaryIO, data_start: int, byte_count: int | None) -> bool:
-    """True where all pixel bytes are there; compressed ones (no count) end with a delimiter after their fragments."""
-    size = os.fstat(stream.fileno()).st_size
-    return data_start + byte_count <= size if byte_count is not None else _has_delimiter(stream, data_start, size)
-
-
-def _has_delimiter(stream: BinaryIO, position: int, size: int) -> bool:
-    """Walk the encapsulated fragments to the delimiter that ends them."""
-    while position + 8 <= size:
-        stream.seek(position)
-        group, element, length = struct.unpack("<HHI", stream.read(8))
-        if (group, element) == (0xFFFE, 0xE0DD):
-            return True
-        if (group, element) != (0xFFFE, 0xE000) or length == _UNDEFINED_LENGTH:
-            return False
-        position += 8 + length
-    return False
+    shape_ij = (int(dataset.Columns), int(dataset.Rows))
+    sample_bytes = int(dataset.BitsAllocated) // 8
+    if syntax.is_compressed:
+        return compressed_problem(stream, data_start, shape_ij, sample_bytes if syntax == _RLE else 0)
+    end = data_start + sample_bytes * shape_ij[0] * shape_ij[1] * frame_count
+    return "a truncated image" if end > os.fstat(stream.fileno()).st_size else ""
 
 
 def patient_words(path: Path) -> set[str]:

@@ -73,14 +73,35 @@ def test_truncated_header(tmp_path, keep):
     refused(tmp_path / "scan", InputError, paths[0].name)
 
 
-@pytest.mark.parametrize("syntax", ["jpeg-2000", "jpeg-lossless"])
-def test_damaged_compression(tmp_path, syntax):
-    paths = write_series(tmp_path / "scan", replace(RECIPE, syntax=syntax))
+def test_damaged_compression(tmp_path):
+    paths = write_series(tmp_path / "scan", replace(RECIPE, syntax="jpeg-2000"))
     damaged = bytearray(paths[5].read_bytes())
-    start = damaged.index(b"\xff\x4f" if syntax == "jpeg-2000" else b"\xff\xd8")
-    damaged[start : start + 60] = bytes(60)
+    position = damaged.index(b"\xff\x4f")
+    damaged[position : position + 60] = bytes(60)
     paths[5].write_bytes(damaged)
     refused(tmp_path / "scan", InputError, f"pixels of {paths[5].name} cannot be decoded")
+
+
+@pytest.mark.parametrize(("offset", "value"), [(0, 7), (4, 0), (8, 0), (11, 0x7F)])
+def test_run_lengths_that_contradict_the_header_never_reach_the_decoder(tmp_path, offset, value):
+    """GDCM's decoder dies of segments that begin nowhere."""
+    paths = write_series(tmp_path / "scan", replace(RECIPE, syntax="rle"))
+    damaged = bytearray(paths[5].read_bytes())
+    damaged[damaged.index(b"\x02\0\0\0\x40\0\0\0") + offset] = value
+    paths[5].write_bytes(damaged)
+    refused(tmp_path / "scan", InputError, f"{paths[5].name} has a damaged image")
+
+
+@pytest.mark.parametrize("syntax", ["jpeg-lossless", "jpeg-ls"])
+@pytest.mark.parametrize(("offset", "value"), [(2, 0xA8), (3, 0x7F), (5, 0x7F), (7, 3)])
+def test_a_jpeg_that_contradicts_the_header_never_reaches_the_decoder(tmp_path, syntax, offset, value):
+    """GDCM's decoder dies of the first of these: a sample depth of 168 bits."""
+    paths = write_series(tmp_path / "scan", replace(RECIPE, syntax=syntax, shape_ijk=(13, 14, 3)))
+    damaged = bytearray(paths[1].read_bytes())
+    marker = b"\xff\xc3" if syntax == "jpeg-lossless" else b"\xff\xf7"
+    damaged[damaged.index(marker) + 2 + offset] = value
+    paths[1].write_bytes(damaged)
+    refused(tmp_path / "scan", InputError, f"{paths[1].name} has a damaged image")
 
 
 def test_different_images_at_one_position(tmp_path):

@@ -1,0 +1,81 @@
+"""Compressed pixels, looked at before a decoder is let loose on them.
+
+GDCM's JPEG and RLE decoders end the process (they do not raise) when a damaged stream names an impossible sample depth
+or offset, so what a stream says of itself is compared with the DICOM header first. Seen with ITK 5.4.7.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import BinaryIO
+
+_ITEM = (0xFFFE, 0xE000)
+_DELIMITER = (0xFFFE, 0xE0DD)
+_UNDEFINED_LENGTH = 0xFFFFFFFF
+_JPEG_START = b"\xff\xd8"
+_START_OF_SCAN = 0xDA
+# Frame headers of JPEG (C4, C8 and CC are tables and extensions) and of JPEG-LS.
+_FRAME_HEADERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+
+
+def compressed_problem(stream: BinaryIO, position: int, shape_ij: tuple[int, int], rle_bytes: int) -> str:
+    """Walk the encapsulated fragments of a file.
+
+    Args:
+        stream: the file.
+        position: of the first item, the offset table.
+        shape_ij: columns and rows that the header promises.
+        rle_bytes: bytes a sample, where the stream is run-length coded; else 0.
+
+    Returns:
+        Why the pixels cannot be decoded, or "".
+    """
+    size = os.fstat(stream.fileno()).st_size
+    is_offset_table = True
+    while position + 8 <= size:
+        stream.seek(position)
+        group, element, length = struct.unpack("<HHI", stream.read(8))
+        if (group, element) == _DELIMITER:
+            return ""
+        if (group, element) != _ITEM or length == _UNDEFINED_LENGTH:
+            return "a truncated image"
+        if not is_offset_table:
+            if rle_bytes and not _is_sound_rle(stream, length, rle_bytes):
+                return "a damaged image"
+            if not rle_bytes and stream.read(2) == _JPEG_START and not _is_sound_jpeg(stream, length - 2, shape_ij):
+                return "a damaged image"
+        is_offset_table = False
+        position += 8 + length
+    return "a truncated image"
+
+
+def _is_sound_jpeg(stream: BinaryIO, length: int, shape_ij: tuple[int, int]) -> bool:
+    """True where the frame header is found before the pixels and agrees with the DICOM header."""
+    found = False
+    while length >= 4:
+        lead, marker, segment_length = struct.unpack(">BBH", stream.read(4).ljust(4, b"\0"))
+        if lead != 0xFF or segment_length < 2 or segment_length > length:
+            return False
+        if marker == _START_OF_SCAN:
+            return found
+        segment = stream.read(segment_length - 2)
+        if marker in _FRAME_HEADERS:
+            if len(segment) < 6:
+                return False
+            depth, rows, columns, components = struct.unpack(">BHHB", segment[:6])
+            found = 2 <= depth <= 16 and (columns, rows) == shape_ij and components == 1
+            if not found:
+                return False
+        length -= 2 + segment_length
+    return False
+
+
+def _is_sound_rle(stream: BinaryIO, length: int, rle_bytes: int) -> bool:
+    """True where the header names one segment a byte of a sample, in order and inside the fragment (PS3.5 annex G)."""
+    header = stream.read(64)
+    if len(header) < 64 or length < 64:
+        return False
+    count, *offsets = struct.unpack("<16I", header)
+    used = offsets[:rle_bytes]
+    return bool(count == rle_bytes and used[0] == 64 and used == sorted(set(used)) and used[-1] < length)
