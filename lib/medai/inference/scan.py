@@ -16,7 +16,7 @@ from medai.errors import CancelledByUserError
 from medai.geometry import IndexBox
 from medai.inference.click import ClickResult
 from medai.inference.detect import Progress, Stop
-from medai.postprocessing.nodules import merge_duplicates, nodule_from_mask
+from medai.postprocessing.nodules import join_fragments, merge_duplicates, nodule_from_mask
 from medai.preprocessing.lung_mask import LungMask, segment_lungs
 
 
@@ -126,7 +126,7 @@ class ScanPipeline:
             if nodule is not None:
                 nodules.append(nodule)
             on_progress(0.6 + 0.4 * number / len(likely))
-        nodules = merge_duplicates(nodules)
+        nodules = [n for n in join_fragments(volume, merge_duplicates(nodules)) if self._is_plausible(n, volume)]
         done = time.perf_counter()
         return Prediction(
             case_id=volume.case_id,

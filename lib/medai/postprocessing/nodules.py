@@ -21,6 +21,10 @@ _HUES: dict[NoduleKind, float] = {NoduleKind.SOLID: 0.03, NoduleKind.PART_SOLID:
 """Red, yellow and blue-green: apart for every common kind of colour blindness too."""
 
 
+FRAGMENT_MM = 8.0
+"""Outlines from this size on that touch are parts of one mass; smaller ones may be neighbours."""
+
+
 def nodule_from_mask(
     volume: Volume, box: IndexBox, mask: NDArray[np.bool_], *, probability: float, side: str = ""
 ) -> Nodule:
@@ -129,3 +133,51 @@ def merge_duplicates(nodules: Sequence[Nodule]) -> list[Nodule]:
         if not any(same_nodule(nodule, other) for other in kept):
             kept.append(nodule)
     return kept
+
+
+def join_fragments(volume: Volume, nodules: Sequence[Nodule]) -> list[Nodule]:
+    """Make one nodule of large outlines that touch: a mass is often found several times, in parts.
+
+    Args:
+        volume: the scan, for measuring the whole.
+        nodules: without duplicates, largest probability first.
+
+    Returns:
+        The nodules, largest probability first; a joined one has the probability and side of its most probable part.
+    """
+    joined: list[Nodule] = []
+    for nodule in nodules:
+        whole = nodule
+        for other in [n for n in joined if _touch(n, nodule)]:
+            joined.remove(other)
+            whole = _union(volume, other, whole)
+        joined.append(whole)
+    return sorted(joined, key=lambda n: -n.probability)
+
+
+def _touch(first: Nodule, second: Nodule) -> bool:
+    """True for two large outlines with neighbouring voxels."""
+    from scipy import ndimage
+
+    if min(first.diameter_mm, second.diameter_mm) < FRAGMENT_MM:
+        return False
+    if first.box.expand((1, 1, 1)).intersect(second.box).is_empty:
+        return False
+    both = first.box.union(second.box)
+    grown = ndimage.binary_dilation(_on_box(first, both))
+    return bool(np.any(grown & _on_box(second, both)))
+
+
+def _union(volume: Volume, first: Nodule, second: Nodule) -> Nodule:
+    """Two outlines as one nodule."""
+    both = first.box.union(second.box)
+    best = first if first.probability >= second.probability else second
+    mask = _on_box(first, both) | _on_box(second, both)
+    return nodule_from_mask(volume, both, mask, probability=best.probability, side=best.side)
+
+
+def _on_box(nodule: Nodule, box: IndexBox) -> NDArray[np.bool_]:
+    """A nodule's mask in a larger box."""
+    mask = np.zeros(box.shape_ijk, dtype=bool)
+    mask[nodule.box.shift([-n for n in box.start_ijk]).slices] = nodule.mask
+    return mask

@@ -8,6 +8,7 @@ from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.postprocessing.markups import prediction_to_markups
 from medai.postprocessing.nodules import (
+    join_fragments,
     merge_duplicates,
     nodule_from_mask,
     prediction_to_label_map,
@@ -112,6 +113,27 @@ def test_duplicates_keep_the_more_probable_outline():
     assert same_nodule(first, second)
     assert not same_nodule(first, apart)
     assert merge_duplicates([first, second, apart, touching]) == [second, apart, touching]
+
+
+def test_parts_of_a_mass_become_one_and_small_neighbours_stay_two():
+    volume = Volume(geometry=_geometry(), image_hu=np.full(SHAPE, 30, dtype=np.int16))
+    parts = [
+        _nodule((2, 2, 2), (16, 16, 12), probability=0.6, side="left"),
+        _nodule((30, 30, 20), (38, 38, 26), probability=0.7),
+        _nodule((16, 4, 4), (30, 18, 14), probability=0.8),
+    ]
+    whole, apart = join_fragments(volume, parts)
+    assert (whole.probability, whole.side, apart) == (0.8, "right", parts[1])
+    assert whole.mask.sum() == parts[0].mask.sum() + parts[2].mask.sum()
+    assert whole.diameter_mm > 12
+    small = [
+        nodule_from_mask(volume, box, np.ones(box.shape_ijk, dtype=bool), probability=0.9)
+        for box in (
+            IndexBox(start_ijk=(2, 2, 2), stop_ijk=(8, 8, 6)),
+            IndexBox(start_ijk=(8, 2, 2), stop_ijk=(14, 8, 6)),
+        )
+    ]
+    assert join_fragments(volume, small) == small
 
 
 @pytest.mark.parametrize("turn_deg", [0.0, 20.0])
