@@ -100,17 +100,19 @@ def test_killed_at_every_step_of_a_publish(registry, tmp_path, caplog):
 def test_killed_at_random_moments(registry, tmp_path, rng, caplog):
     weights_path = tmp_path / "trained.safetensors"
     weights_path.write_bytes(os.urandom(WEIGHTS_BYTES))
-    number, seen = 0, set()
-    for _ in range(RANDOM_KILLS):
+    number, seen, kills = 0, set(), 0
+    while kills < RANDOM_KILLS or len(seen - {STARTER}) <= 3:
+        kills += 1
+        assert kills < 10 * RANDOM_KILLS, "nothing is ever published before the kill"
         child = context.Process(target=publish_without_end, args=(registry, weights_path))
         child.start()
-        time.sleep(float(rng.uniform(0.0, 0.08)))
+        # A busy machine takes longer to publish: wait longer as kills go by.
+        time.sleep(float(rng.uniform(0.0, 0.08 * max(1.0, kills / RANDOM_KILLS))))
         os.kill(child.pid, signal.SIGKILL)
         child.join(30)
         champion = check_served(registry, range(number, 100_000))
         number = version_files.version_number(champion.version_id)
         seen.add(champion.version_id)
-    assert len(seen - {STARTER}) > 3
     assert "passed over" not in caplog.text
     weights_path.write_bytes(b"after")
     last = registry.publish(TASK, weights_path, {}, GOOD)
