@@ -67,8 +67,8 @@ class StarterDetectionConfig:
         training: of the network.
     """
 
-    phantoms: int = 37
-    training: CandidateTrainingConfig = CandidateTrainingConfig(steps=1000)  # noqa: RUF009 - frozen
+    phantoms: int = 60
+    training: CandidateTrainingConfig = CandidateTrainingConfig(steps=1200)  # noqa: RUF009 - frozen
 
 
 def train_starter_detection(
@@ -160,7 +160,7 @@ def _phantoms(first: int, stop: int) -> Iterator[tuple[Volume, list[KnownNodule]
     """Phantoms of many slice distances, kernels and noise levels, each by its own number."""
     for number in range(first, stop):
         rng = np.random.default_rng(1000 + number)
-        in_plane_mm, slice_mm = float(rng.uniform(0.7, 0.9)), float(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5]))
+        in_plane_mm, slice_mm = float(rng.uniform(0.7, 0.9)), float(rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 5.0]))
         phantom = make_phantom(
             PhantomConfig(
                 shape_ijk=(round(330 / in_plane_mm), round(270 / in_plane_mm), round(290 / slice_mm)),

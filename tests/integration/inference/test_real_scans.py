@@ -76,3 +76,13 @@ def test_the_nodule_is_found_outlined_and_named(scan_of, pipeline):
     assert nodule.side == "right"
     assert 13 < nodule.diameter_mm < 26
     assert len(prediction.nodules) <= 6  # two more are real: 7 mm at (442, 277, 31) and 5 mm at (52, 286, 44)
+
+
+def test_the_mass_is_marked(scan_of, pipeline):
+    prediction = pipeline.predict(scan_of("lung_pet_ct_dx_A0001"))
+    off_mm = [np.linalg.norm(np.subtract(n.centre_ras_mm, _ras(MASS_OF_A0001_LPS_MM))) for n in prediction.nodules]
+    part = prediction.nodules[int(np.argmin(off_mm))]
+    assert min(off_mm) < 30
+    assert part.side == "left"
+    assert max(n.diameter_mm for n in prediction.nodules) > 20
+    assert len(prediction.nodules) <= 9
