@@ -32,6 +32,7 @@ class PairedDifference:
         probability_worse: share (0–1) of bootstrap draws in which the challenger is worse.
         worst_case: the case in which the challenger loses most (or gains least).
         worst_difference: its difference.
+        worst_patient_difference: mean difference of the patient in whom the challenger loses most (or gains least).
     """
 
     case_count: int
@@ -44,6 +45,7 @@ class PairedDifference:
     probability_worse: float
     worst_case: str
     worst_difference: float
+    worst_patient_difference: float
 
 
 def paired_difference(
@@ -95,6 +97,7 @@ def paired_difference(
         probability_worse=float(np.mean(draws < 0)),
         worst_case=cases[worst],
         worst_difference=float(challenger[worst] - champion[worst]),
+        worst_patient_difference=float(difference.min()),
     )
 
 

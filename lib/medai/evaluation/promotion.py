@@ -6,7 +6,8 @@ A retrained model is published only where patients that no training run has seen
 2. With ``few_patients`` patients or more, a paired bootstrap over patients finds it worse in at most
    ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
 3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
-   rule takes its place: no single held-back case may lose more than ``few_case_loss``.
+   rule takes its place: no single held-back patient may lose more than ``few_patient_loss``. Single nodules may: with
+   two or three a patient, one of them turns for the worse in nearly every training that helps.
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 """
 
@@ -30,20 +31,19 @@ class PromotionRules:
         margin: Dice by which the challenger's mean must be better; below it a run's own randomness decides.
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
-        few_case_loss: Dice that any single case may lose where there are fewer patients; a rim moved by a
-            part of a voxel changes a small nodule's Dice by as much.
+        few_patient_loss: mean Dice that any single patient may lose where there are fewer patients.
     """
 
     margin: float = 0.002
     few_patients: int = 5
     largest_probability_worse: float = 0.1
-    few_case_loss: float = 0.03
+    few_patient_loss: float = 0.02
 
     def __post_init__(self) -> None:
         limits = {
             "margin": self.margin,
             "largest_probability_worse": self.largest_probability_worse,
-            "few_case_loss": self.few_case_loss,
+            "few_patient_loss": self.few_patient_loss,
         }
         for name, value in limits.items():
             if not 0 <= value < 1:
@@ -127,13 +127,12 @@ def _decide(figures: PairedDifference, rules: PromotionRules) -> tuple[bool, str
     if figures.difference <= rules.margin:
         return False, f"Refused: no better by more than {rules.margin:g}, {change}."
     if figures.patient_count < rules.few_patients:
-        if figures.worst_difference < -rules.few_case_loss:
+        if figures.worst_patient_difference < -rules.few_patient_loss:
             return False, (
-                f"Refused: better on average ({change}) but case {figures.worst_case} loses "
-                f"{-figures.worst_difference:.3f}; with fewer than {rules.few_patients} patients none may lose more "
-                f"than {rules.few_case_loss:g}."
+                f"Refused: better on average ({change}) but one patient loses {-figures.worst_patient_difference:.3f}; "
+                f"with fewer than {rules.few_patients} patients none may lose more than {rules.few_patient_loss:g}."
             )
-        return True, f"Better: {change}; no case loses more than {rules.few_case_loss:g}."
+        return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
     if figures.probability_worse > rules.largest_probability_worse:
         return False, (
             f"Refused: the gain may be chance, {change}; a bootstrap over patients finds it worse in "

@@ -50,12 +50,12 @@ def test_a_steady_gain_is_published_with_its_interval(rng):
     assert "90 % interval of the gain +0.02" in verdict.reason
 
 
-def test_with_few_patients_no_single_case_may_lose(rng):
+def test_with_few_patients_no_single_one_may_lose(rng):
     champion, challenger = scores([0.5, 0.8]), scores([0.7, 0.75])
     verdict = judge(champion, challenger, rng=rng)
     assert not verdict.publish
-    assert "case case_01 loses 0.050" in verdict.reason
-    assert judge(champion, challenger, rules=PromotionRules(few_case_loss=0.06), rng=rng).publish
+    assert "one patient loses 0.050" in verdict.reason
+    assert judge(champion, challenger, rules=PromotionRules(few_patient_loss=0.06), rng=rng).publish
 
 
 def test_one_patient_can_carry_a_promotion(rng):
@@ -66,10 +66,19 @@ def test_one_patient_can_carry_a_promotion(rng):
 
 def test_scans_of_one_patient_do_not_make_many_patients(rng):
     champion, challenger = scores([0.7] * 6), scores([0.75] * 5 + [0.6])
-    patients = dict.fromkeys(champion, "one patient")
-    verdict = judge(champion, challenger, patient_of_case=patients, rng=rng)
+    verdict = judge(champion, challenger, patient_of_case=dict.fromkeys(champion, "one patient"), rng=rng)
     assert verdict.figures.patient_count == 1
+    # One nodule of the patient loses, the patient gains.
+    assert verdict.figures.worst_difference == pytest.approx(-0.1)
+    assert verdict.figures.worst_patient_difference == pytest.approx((5 * 0.05 - 0.1) / 6)
+    assert verdict.publish
+
+
+def test_a_patient_is_never_named_in_the_reason(rng):
+    champion, challenger = scores([0.5, 0.8]), scores([0.7, 0.7])
+    verdict = judge(champion, challenger, patient_of_case={"case_00": "Doe", "case_01": "Roe"}, rng=rng)
     assert not verdict.publish
+    assert "Roe" not in str(verdict.to_json())
 
 
 def test_verdict_survives_json(rng):
