@@ -73,19 +73,20 @@ def test_every_nodule_has_its_own_segment(
 ) -> None:
     scan = scans[case]
     first, second = scan.nodules
+    umlaut = "Rundherd 2 · größer"
     annotator.open_case(study, case)
-    annotator.scene.add_empty_segments(["nodule 2", "never drawn"])
+    annotator.scene.add_empty_segments([umlaut, "never drawn"])
     reply = annotator.click(CLICK, "nodule", [first.centre_ras_mm])
     assert_shown_as_sent(annotator, reply, "nodule", 1, scan.geometry)
     kept = annotator.scene.segment_mask("nodule", scan.geometry)
-    reply = annotator.click(CLICK, "nodule 2", [second.centre_ras_mm])
-    assert_shown_as_sent(annotator, reply, "nodule 2", 1, scan.geometry)
+    reply = annotator.click(CLICK, umlaut, [second.centre_ras_mm])
+    assert_shown_as_sent(annotator, reply, umlaut, 1, scan.geometry)
     assert np.array_equal(annotator.scene.segment_mask("nodule", scan.geometry), kept)
-    assert dice(annotator.scene.segment_mask("nodule 2", scan.geometry), second.mask) > 0.6
+    assert dice(annotator.scene.segment_mask(umlaut, scan.geometry), second.mask) > 0.6
     annotator.submit()
     stored = stored_masks(study, annotator, case, scan.geometry)
     assert np.array_equal(stored["nodule"], kept)
-    assert np.array_equal(stored["nodule 2"], annotator.scene.segment_mask("nodule 2", scan.geometry))
+    assert np.array_equal(stored[umlaut], annotator.scene.segment_mask(umlaut, scan.geometry))
     assert not stored.get("never drawn", np.zeros(1, dtype=bool)).any()
 
 
@@ -154,6 +155,23 @@ def test_scribbles_in_the_list_do_not_shift_the_labels(
         assert np.array_equal(stored[name], annotator.scene.segment_mask(name, scan.geometry))
 
 
+@pytest.mark.parametrize("case", ["oblique", "mirrored"])
+def test_scribbles_cut_the_nodule_out(
+    annotator: SlicerAnnotator, study: Path, scans: dict[str, SyntheticScan], case: str
+) -> None:
+    scan, nodule = scans[case], scans[case].nodules[0]
+    annotator.open_case(study, case)
+    annotator.scene.add_scribbles()
+    (centre,) = annotator.scene.points_to_ijk([nodule.centre_ras_mm])
+    annotator.scene.paint("foreground_scribbles", IndexBox.around(centre, (3, 3, 3)))
+    beside = IndexBox.around(centre, (2, 12, 2)).shift((11, 0, 0))
+    annotator.scene.paint("background_scribbles", beside)
+    (method,) = annotator.models("scribbles")[:1]
+    reply = annotator.scribble(method, "nodule")
+    assert_shown_as_sent(annotator, reply, "nodule", 1, scan.geometry)
+    assert dice(annotator.scene.segment_mask("nodule", scan.geometry), nodule.mask) > 0.6
+
+
 def test_a_segmentation_file_can_be_submitted_too(
     annotator: SlicerAnnotator, study: Path, scans: dict[str, SyntheticScan]
 ) -> None:
@@ -190,20 +208,21 @@ def test_a_scan_of_the_annotators_own_is_worked_on_in_a_session_and_then_uploade
     annotator: SlicerAnnotator, study: Path, tmp_path: Path
 ) -> None:
     scan = make_scan(named_geometry("oblique"), np.random.default_rng(77))
+    case = "1.2.826.0.1.3680043"
     own = tmp_path / "own scan.nrrd"
     write_file(scan.volume.image_hu, scan.geometry, own)
-    annotator.geometry = annotator.scene.load_volume(own, "own_scan")
+    annotator.geometry = annotator.scene.load_volume(own, case)
     annotator.scene.add_empty_segments(annotator.info["labels"])
     saved = tmp_path / "upload.nii.gz"
     annotator.scene.save_volume(saved)
     session = annotator.client().create_session(str(saved))["session_id"]
-    annotator.sample = {"id": "own_scan", "session_id": session}
+    annotator.sample = {"id": case, "session_id": session}
     reply = annotator.click(CLICK, "nodule", [scan.nodules[0].centre_ras_mm])
     assert_shown_as_sent(annotator, reply, "nodule", 1, scan.geometry)
     assert dice(annotator.scene.segment_mask("nodule", scan.geometry), scan.nodules[0].mask) > 0.6
-    annotator.client().upload_image(str(saved), "own_scan")
+    annotator.client().upload_image(str(saved), case)
     annotator.submit()
-    stored = stored_masks(study, annotator, "own_scan", scan.geometry)
+    stored = stored_masks(study, annotator, case, scan.geometry)
     assert np.array_equal(stored["nodule"], annotator.scene.segment_mask("nodule", scan.geometry))
 
 

@@ -182,6 +182,16 @@ class SlicerAnnotator:
         self.scene.import_mask(path, [label])
         return Reply(path=path, params=answer, names=[label])
 
+    def scribble(self, method: str, label: str) -> Reply:
+        """``onUpdateScribbles``: what was drawn goes along, and the reply becomes the chosen segment."""
+        path = self._new_folder() / "scribbles.nii.gz"
+        label_info = self.scene.export_scribbles(path)
+        params = self.config("models", method)
+        params |= {"roi": [], "label_info": label_info, "selected_label_name": label}
+        answer_path, answer = self._infer(method, params, path)
+        self.scene.import_mask(answer_path, [label])
+        return Reply(path=answer_path, params=answer, names=[label])
+
     # Submission
 
     def submit(self, extension: str = ".nii.gz") -> tuple[Json, Path]:

@@ -202,6 +202,10 @@ class SlicerScene:
         """Write what Submit sends (.nii.gz, or all segments as .seg.nrrd); returns label_info."""
         return list(self._ask("export_label", path=str(path)))
 
+    def export_scribbles(self, path: Path) -> list[dict[str, Any]]:
+        """Write what a scribbles request sends; returns its label_info."""
+        return list(self._ask("export_scribbles", path=str(path)))
+
     def load_markups(self, path: Path) -> list[SlicerRoi]:
         """Open a detection reply; every box of the scene."""
         return [

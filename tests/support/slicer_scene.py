@@ -263,27 +263,34 @@ class Scene:
             if segment["name"] not in NOT_SAVED:
                 saved_ids.append(segment["id"])
                 label_info.append({"name": segment["name"], "idx": index + 1})
+        if path.endswith(".seg.nrrd"):
+            self._write(slicer.vtkMRMLSegmentationStorageNode(), self._segmentation_node, path)
+        else:
+            self._write_label_map(saved_ids, path)
+        return label_info
+
+    def export_scribbles(self, path: str) -> list[Json]:
+        """``onUpdateScribbles``: every segment, scribbles too, and the label_info of that request."""
+        self._write_label_map(self._segment_ids(), path)
+        return [{"name": segment["name"], "id": index + 1} for index, segment in enumerate(self.segments())]
+
+    def _write_label_map(self, segment_ids: list[str], path: str) -> None:
         label_map = self._scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
         self._segmentations.ExportSegmentsToLabelmapNode(
-            self._segmentation_node, _string_array(saved_ids), label_map, self._volume
+            self._segmentation_node, _string_array(segment_ids), label_map, self._volume
         )
-        if path.endswith(".seg.nrrd"):
-            storage, node = slicer.vtkMRMLSegmentationStorageNode(), self._segmentation_node
-        else:
-            storage, node = slicer.vtkMRMLVolumeArchetypeStorageNode(), label_map
+        self._write(slicer.vtkMRMLVolumeArchetypeStorageNode(), label_map, path)
+        self._scene.RemoveNode(label_map)
+
+    def _write(self, storage: Any, node: Any, path: str) -> None:
         storage.SetFileName(path)
         storage.SetUseCompression(1)
         if not storage.WriteData(node):
             raise RuntimeError(f"3D Slicer cannot write {path}.")
-        self._scene.RemoveNode(label_map)
-        return label_info
 
     def save_volume(self, path: str) -> None:
         """``onUploadImage``: the volume as a file."""
-        storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
-        storage.SetFileName(path)
-        if not storage.WriteData(self._volume):
-            raise RuntimeError(f"3D Slicer cannot write {path}.")
+        self._write(slicer.vtkMRMLVolumeArchetypeStorageNode(), self._volume, path)
 
     # Detections
 
@@ -341,7 +348,7 @@ COMMANDS = frozenset(
     {
         "versions", "clear", "load_volume", "volume_array", "points_to_ijk", "roi_to_ijk", "add_empty_segments",
         "add_scribbles", "import_mask", "load_segmentation", "segments", "segment_points", "edit_segment",
-        "export_label", "save_volume", "load_markups", "add_empty_roi", "save_rois",
+        "export_label", "export_scribbles", "save_volume", "load_markups", "add_empty_roi", "save_rois",
     }
 )  # fmt: skip
 
