@@ -20,6 +20,16 @@ MARKUPS_SCHEMA = (
     "markups-schema-v1.0.3.json#"
 )
 
+_NOTHING_FOUND: dict[str, Any] = {
+    "type": "Fiducial",
+    "name": "No nodule found",
+    "coordinateSystem": "LPS",
+    "coordinateUnits": "mm",
+    "labelFormat": "%N-%d",
+    "controlPoints": [],
+}
+"""Loads and shows nothing; it is no ROI, so the Slicer module does not submit it as a box."""
+
 
 def prediction_to_markups(prediction: Prediction) -> dict[str, Any]:
     """Describe the nodules as a Slicer markups document.
@@ -30,13 +40,12 @@ def prediction_to_markups(prediction: Prediction) -> dict[str, Any]:
     Returns:
         A JSON-ready dict: ``@schema`` and ``markups``, one box ROI a nodule in the prediction's order. Centre and
         size are in millimetres, coordinates in LPS; ``orientation`` holds the box's axes as columns, row by row.
+        Without a nodule there is one empty point list: 3D Slicer refuses a document without any markup.
     """
-    return {
-        "@schema": MARKUPS_SCHEMA,
-        "markups": [
-            _box_markup(nodule, index, prediction.geometry) for index, nodule in enumerate(prediction.nodules, start=1)
-        ],
-    }
+    boxes = [
+        _box_markup(nodule, index, prediction.geometry) for index, nodule in enumerate(prediction.nodules, start=1)
+    ]
+    return {"@schema": MARKUPS_SCHEMA, "markups": boxes or [_NOTHING_FOUND]}
 
 
 def _box_markup(nodule: Nodule, index: int, geometry: VolumeGeometry) -> dict[str, Any]:

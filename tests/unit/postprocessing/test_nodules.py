@@ -102,7 +102,9 @@ def test_no_nodule_gives_an_empty_label_map():
     label_map = prediction_to_label_map(_prediction())
     assert not label_map.labels.any()
     assert label_map.segments == ()
-    assert prediction_to_markups(_prediction())["markups"] == []
+    (nothing,) = prediction_to_markups(_prediction())["markups"]
+    assert nothing["type"] != "ROI"
+    assert nothing["controlPoints"] == []
 
 
 def test_duplicates_keep_the_more_probable_outline():
