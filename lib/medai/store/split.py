@@ -30,6 +30,7 @@ from medai.store.atomic import write_json
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 from medai.store.names import check_case_id
+from medai.volume_io.dicom_headers import patient_key_of
 
 Subset = Literal["train", "validation"]
 
@@ -46,7 +47,8 @@ def patient_key_of_case(study_folder: Path, case_id: str) -> str:
     """The patient a case belongs to.
 
     1. "patient_key" in ``<study>/.medai/cases/<case id>.json``, which ``medai import`` writes.
-    2. An id that starts like LIDC-IDRI-0001_R_1 belongs to patient LIDC-IDRI-0001.
+    2. An id that starts like LIDC-IDRI-0001_R_1 belongs to patient LIDC-IDRI-0001, hashed as ``medai import`` does:
+       files dropped into the study by hand stay with imported ones.
     3. Any other case is a patient of its own: its id is the key.
 
     Raises:
@@ -64,7 +66,7 @@ def patient_key_of_case(study_folder: Path, case_id: str) -> str:
     if key:
         return str(key)
     match = _LIDC_CASE.match(case_id)
-    return match.group() if match else case_id
+    return patient_key_of(match.group()) if match else case_id
 
 
 class FrozenSplit:

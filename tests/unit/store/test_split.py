@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from medai.errors import InputError, StorageError
 from medai.store.split import FrozenSplit, _first_place, patient_key_of_case
+from medai.volume_io.dicom_headers import patient_key_of
 
 
 def test_two_patients_are_enough_to_learn_and_to_judge(tmp_path):
@@ -69,8 +70,8 @@ def test_scans_of_one_patient_go_together(tmp_path):
 @pytest.mark.parametrize(
     ("case_id", "key"),
     [
-        ("LIDC-IDRI-0001_R_1", "LIDC-IDRI-0001"),
-        ("LIDC-IDRI-0001", "LIDC-IDRI-0001"),
+        ("LIDC-IDRI-0001_R_1", patient_key_of("LIDC-IDRI-0001")),
+        ("LIDC-IDRI-0001", patient_key_of("LIDC-IDRI-0001")),
         ("my LIDC-IDRI-0001", "my LIDC-IDRI-0001"),
         ("1.2.840.113619", "1.2.840.113619"),
         ("phantom_003", "phantom_003"),
