@@ -70,7 +70,9 @@ class ServerProcess:
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file())
 
     def start(self) -> ServerProcess:
-        """Start the process and wait until it answers ``/info/``."""
+        """Start the process and wait until it answers ``/info/``; one that runs is left as it is."""
+        if self.is_running:
+            return self
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         ready_file = self.log_path.with_suffix(f".{os.getpid()}.ready.json")
         ready_file.unlink(missing_ok=True)

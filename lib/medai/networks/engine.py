@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -33,6 +34,11 @@ MAX_THREADS = 8
 DEVICES = ("auto", "cpu", "cuda")
 
 _log = logging.getLogger(__name__)
+
+# OpenVINO reports its use to its maker when it is imported and at every conversion, from a forked process: nothing of
+# ours may leave the machine, and among threads that fork can hang for ever. Where this package is missing OpenVINO
+# falls back to a stub of its own.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 class Engine(Protocol):

@@ -35,6 +35,7 @@ WORKER = (sys.executable, "-m", "medai.server.train_worker")
 STOP_S = 5.0
 """How long a training may take to stop by itself; an epoch on the demo study takes a few seconds."""
 TERMINATE_S = 2.0
+STOPPED_WORDS = "Stopped; the model in use stays"
 KEPT_TASKS = 50
 KEPT_LINES = 20
 
@@ -145,7 +146,7 @@ class Trainings:
         with self._lock:
             for task in open_tasks:
                 if task.is_open:
-                    self._finish(task, "STOPPED", "Stopped; the model in use stays")
+                    self._finish(task, "STOPPED", STOPPED_WORDS)
             return open_tasks[0].view() if open_tasks else None
 
     def close(self) -> None:
@@ -179,7 +180,10 @@ class Trainings:
         code = process.wait()
         with self._lock:
             if task.is_open:
-                self._finish(task, _status(code, stop_asked=task.stop_asked), "")
+                status = _status(code, stop_asked=task.stop_asked)
+                # One that stopped by itself has said so; one that had to be killed has not.
+                said = status != "STOPPED" or code == EXIT_STOPPED
+                self._finish(task, status, "" if said else STOPPED_WORDS)
         logger.info("Training %s ended with code %d: %s", task.task_id, code, task.status)
 
     @staticmethod

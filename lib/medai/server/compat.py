@@ -33,6 +33,22 @@ PLATFORM_DEFAULTS: Mapping[str, Any] = {
 
 
 def prepare() -> None:
+    """Do what must be done before the first import of MONAI Label."""
+    stay_silent()
+    supply_storage_uids()
+
+
+def stay_silent() -> None:
+    """Keep the libraries that MONAI Label imports from reporting their use over the network.
+
+    A variable that is set already is left alone. OpenVINO is silenced where it is used, in ``medai.networks.engine``.
+    """
+    # mlflow, which monai.handlers imports, asks its maker for instructions when it is imported.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+
+
+def supply_storage_uids() -> None:
     """Supply ``pydicom._storage_sopclass_uids`` where pydicom no longer has it.
 
     pydicom_seg 0.4.1, which MONAI Label imports at the top, takes ``SegmentationStorage`` from that private module;

@@ -158,6 +158,8 @@ def _url_host(host: str) -> str:
 
 def _start_log(folder: Path) -> None:
     """Keep the server's log beside the study: ids and versions, never a patient's name."""
+    # OpenVINO's converter gives a root logger without handlers one of its own, which prints messages unformatted.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(
         folder / "logs" / "server.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"

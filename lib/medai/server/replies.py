@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 from fastapi.responses import JSONResponse, Response
+
+P = ParamSpec("P")
 
 _DROP = object()
 
@@ -58,6 +60,11 @@ class PlainJSONResponse(JSONResponse):
     def render(self, content: Any) -> bytes:
         """Clean and encode."""
         return json.dumps(plain(content), allow_nan=False, separators=(",", ":")).encode()
+
+
+def json_of(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> PlainJSONResponse:
+    """Call and encode, both in the thread this runs in: a whole study takes a while to encode as well."""
+    return PlainJSONResponse(function(*args, **kwargs))
 
 
 def multipart_reply(params: Mapping[str, Any], *, payload: bytes, file_name: str, media_type: str) -> Response:

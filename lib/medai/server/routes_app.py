@@ -14,7 +14,7 @@ from medai.errors import MedaiError
 from medai.server.access import Admin, App, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
-from medai.server.replies import PlainJSONResponse
+from medai.server.replies import PlainJSONResponse, json_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _HASH_BYTES = 1 << 20
 @router.get("/info/")
 async def info(app: App, lanes: Threads, user: Viewer) -> JSONResponse:
     """Models, trainers, strategies, progress of the study and of a training."""
-    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.info))
+    return await lanes.run(Lane.QUICK, json_of, app.info)
 
 
 @router.post("/activelearning/{strategy}")

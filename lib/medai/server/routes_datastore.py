@@ -19,7 +19,7 @@ from medai.errors import InputError
 from medai.server.access import Admin, Annotator, App, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
-from medai.server.replies import PlainJSONResponse
+from medai.server.replies import PlainJSONResponse, json_of
 from medai.server.request_body import json_object, store_upload
 from medai.server.routes_app import sha256_of
 from medai.server.uploads import (
@@ -49,7 +49,7 @@ async def study(app: App, lanes: Threads, user: Viewer, output: Output = Output.
     """Totals, the pairs a training would read, or everything."""
     store = app.datastore()
     show = {Output.TRAIN: store.datalist, Output.ALL: store.json, Output.STATS: store.status}[output]
-    return PlainJSONResponse(await lanes.run(Lane.QUICK, show))
+    return await lanes.run(Lane.QUICK, json_of, show)
 
 
 @router.put("/", include_in_schema=False)

@@ -69,9 +69,8 @@ class ScribblesTask(MedaiInferTask):
             raise GeometryError(
                 f"The scribbles have {drawn.geometry.describe()}, the scan has {volume.geometry.describe()}."
             )
-        scribbles = _scribbles(drawn.labels, request.params)
         frame = IndexFrame.of_request(volume.geometry, request.params, is_case=bool(request.case_id))
-        box = _region(scribbles, volume, frame.box(roi_box(request.params)))
+        box, scribbles = _drawn_region(drawn, request.params, frame.box(roi_box(request.params)))
         loaded = time.perf_counter()
         mask = self._cut(volume, scribbles, box, request.params)
         inferred = time.perf_counter()
@@ -96,7 +95,7 @@ class ScribblesTask(MedaiInferTask):
     def _cut(
         self, volume: Volume, scribbles: NDArray[np.uint8], box: IndexBox, params: Mapping[str, Any]
     ) -> NDArray[np.bool_]:
-        """Run the library's likelihood and graph cut on a region; bool, shape of the box."""
+        """Run the library's likelihood and graph cut on a region; scribbles and answer have the shape of the box."""
         native = volume.geometry.crop(box)
         working = _working_grid(native)
         image_hu = resample_to_grid(volume.image_hu[box.slices], native, working)
@@ -104,7 +103,7 @@ class ScribblesTask(MedaiInferTask):
         image = np.clip((image_hu - low_hu) / (high_hu - low_hu), 0, 1).astype(np.float32)
         data: dict[str, Any] = {
             "image": image[None],
-            "label": _onto(scribbles[box.slices], native, working)[None].astype(np.float32),
+            "label": _onto(scribbles, native, working)[None].astype(np.float32),
             "label_info": [
                 {"name": "background_scribbles", "id": BACKGROUND},
                 {"name": "foreground_scribbles", "id": FOREGROUND},
@@ -144,39 +143,46 @@ def _can_compile_for_cuda() -> bool:
     return CUDA_HOME is not None
 
 
-def _scribbles(labels: NDArray[np.generic], params: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """What was drawn, as ``BACKGROUND`` and ``FOREGROUND``; other segments are left out."""
-    ids = {"background_scribbles": BACKGROUND, "foreground_scribbles": FOREGROUND}
+def _drawn_region(
+    drawn: LabelMap, params: Mapping[str, Any], roi: IndexBox | None
+) -> tuple[IndexBox, NDArray[np.uint8]]:
+    """The region to cut and what was drawn in it, with one voxel of background around it where the scan goes on."""
+    whole = IndexBox.of_shape(drawn.geometry.shape_ijk)
+    values = _scribble_values(params)
+    if roi is None:
+        used = IndexBox.of_mask(drawn.labels) or whole
+        marked = IndexBox.of_mask(np.isin(drawn.labels[used.slices], list(values)))
+        if marked is not None:
+            margin = [int(np.ceil(MARGIN_MM / s)) for s in drawn.geometry.spacing_mm]
+            roi = marked.shift(used.start_ijk).expand(margin)
+    roi = (roi or whole).intersect(whole)
+    box = roi.expand((1, 1, 1)).intersect(whole)
+    labels = drawn.labels[box.slices]
+    scribbles = np.zeros(box.shape_ijk, dtype=np.uint8)
+    for value, kind in values.items():
+        scribbles[labels == value] = kind
+    inside = roi.shift([-n for n in box.start_ijk]).slices
+    if not np.any(scribbles[inside] == FOREGROUND):
+        raise InputError("There is no foreground scribble in the region: draw inside the nodule with that brush.")
+    rim = np.ones(box.shape_ijk, dtype=bool)
+    rim[inside] = False
+    scribbles[rim] = BACKGROUND
+    return box, scribbles
+
+
+def _scribble_values(params: Mapping[str, Any]) -> dict[Any, int]:
+    """The label map's values of the two scribbles, to ``BACKGROUND`` and ``FOREGROUND``."""
+    kinds = {"background_scribbles": BACKGROUND, "foreground_scribbles": FOREGROUND}
+    values: dict[str, Any] = dict(kinds)
     given = params.get("label_info") or []
     if not isinstance(given, list) or not all(isinstance(entry, Mapping) for entry in given):
-        raise InputError(
-            f"'label_info' takes a list such as [{{'name': 'foreground_scribbles', 'id': 3}}], not {given!r}."
-        )
+        raise InputError(f"'label_info' is {given!r}; it takes [{{'name': 'foreground_scribbles', 'id': 3}}, …].")
     for entry in given:
-        if entry.get("name") in ids:
-            ids[entry["name"]] = entry.get("id", entry.get("idx", ids[entry["name"]]))
-    drawn = np.zeros(labels.shape, dtype=np.uint8, order="F")
-    drawn[labels == ids["background_scribbles"]] = BACKGROUND
-    drawn[labels == ids["foreground_scribbles"]] = FOREGROUND
-    return drawn
-
-
-def _region(scribbles: NDArray[np.uint8], volume: Volume, roi: IndexBox | None) -> IndexBox:
-    """The region to cut, with one voxel of background around it where the scan goes on."""
-    inside = scribbles if roi is None else scribbles[roi.clip(scribbles.shape).slices]
-    drawn = IndexBox.of_mask(inside == FOREGROUND)
-    if drawn is None:
-        raise InputError("There is no foreground scribble in the region: draw inside the nodule with that brush.")
-    if roi is None:
-        margin = [int(np.ceil(MARGIN_MM / s)) for s in volume.geometry.spacing_mm]
-        everything = IndexBox.of_mask(scribbles > 0) or drawn
-        roi = everything.expand(margin)
-    roi = roi.clip(scribbles.shape)
-    box = roi.expand((1, 1, 1)).clip(scribbles.shape)
-    rim = np.ones(box.shape_ijk, dtype=bool)
-    rim[roi.shift([-n for n in box.start_ijk]).slices] = False
-    scribbles[box.slices][rim] = BACKGROUND
-    return box
+        if entry.get("name") in kinds:
+            values[entry["name"]] = entry.get("id", entry.get("idx"))
+    if not all(isinstance(value, int) for value in values.values()):
+        raise InputError(f"'label_info' is {given!r}; an 'id' is the scribbles' voxel value, a whole number.")
+    return {value: kinds[name] for name, value in values.items()}
 
 
 def _working_grid(native: VolumeGeometry) -> VolumeGeometry:

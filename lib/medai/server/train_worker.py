@@ -44,7 +44,8 @@ class TrainJob(BaseModel):
 
 def main(source: IO[str] = sys.stdin) -> int:
     """Train as told on ``source``; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    # What the annotator reads is said by ``_say``; the engines' own lines are not for them.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     job = TrainJob.model_validate(json.loads(source.readline()))
     os.nice(NICENESS)
     stop = threading.Event()

@@ -309,7 +309,10 @@ def test_row_21_a_remote_study_is_refused_before_anything_is_downloaded():
 
 
 def test_row_22_the_app_starts_and_answers_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(*_: object) -> None:
+    tried: list[object] = []
+
+    def refuse(*address: object) -> None:
+        tried.append(address)
         raise OSError("this machine has no network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -317,6 +320,23 @@ def test_row_22_the_app_starts_and_answers_offline(tmp_path: Path, monkeypatch: 
     for one in serve(make_study(tmp_path / "study")):
         assert not [name for name in one.client.get("/info/").json()["models"] if "sam" in name.lower()]
         assert one.click().status_code == OK
+    assert tried == []
+
+
+def test_no_library_reports_its_use_over_the_network():
+    """OpenVINO's report forks the server among its threads, where it has been seen to hang for ever."""
+    code = (
+        "import socket, sys\ntried = []\n"
+        "socket.getaddrinfo = lambda *a, **k: tried.append(a) or (_ for _ in ()).throw(OSError('no network'))\n"
+        "import os, multiprocessing.process as process\n"
+        "process.BaseProcess.start = lambda self: tried.append(self)\n"
+        "import medai.server.asgi, medai.networks.engine, openvino, torch\n"
+        "openvino.convert_model(torch.nn.Conv3d(1, 1, 3).eval(), example_input=torch.zeros(1, 1, 4, 4, 4))\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__, os.environ['MLFLOW_DISABLE_TELEMETRY'], tried)"
+    )
+    ours = run_python(code)
+    assert ours.stdout.strip() == "openvino.tools.ovc.telemetry_stub true []", ours.stderr[-2000:]
 
 
 def test_row_23_an_answer_is_written_without_itk():
