@@ -60,7 +60,10 @@ class LungMask:
     def volume_ml(self) -> dict[str, float]:
         """Volume of the right and the left lung in millilitres."""
         voxel_ml = self.geometry.voxel_volume_mm3 / 1000
-        counts = np.bincount(self.labels.reshape(-1, order="A"), minlength=4)
+        # Slice by slice: bincount turns what it is given into 64-bit integers, eight times the whole mask.
+        counts = np.zeros(4, dtype=np.int64)
+        for slice_ij in np.moveaxis(self.labels, 2, 0):
+            counts += np.bincount(slice_ij.reshape(-1, order="A"), minlength=4)
         return {"right": float(counts[RIGHT_LUNG] * voxel_ml), "left": float(counts[LEFT_LUNG] * voxel_ml)}
 
     def side_at(self, point_ras_mm: ArrayLike, *, search_mm: float = 15.0) -> str:
