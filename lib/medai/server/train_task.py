@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
-from medai.errors import InputError
+from medai.errors import InputError, StorageError
 from medai.server.background import Trainings
 from medai.server.settings import ServerSettings
 from medai.server.train_worker import TrainJob
 from medai.workflows.training_runs import latest_stats
+
+logger = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -48,7 +51,12 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
 
         The plugin shows 0 % as long as ``total_time`` says something, so that is left to a training that has ended.
         """
-        stats = latest_stats(self._studies)
+        try:
+            stats = latest_stats(self._studies)
+        except StorageError as error:
+            # A damaged record of a past training must not take the whole of /info/ with it.
+            logger.warning("%s", error)
+            return {}
         if stats and self._trainings.running():
             stats["total_time"] = ""
         return stats

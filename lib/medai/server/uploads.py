@@ -25,6 +25,7 @@ from medai.server.axes import axes_along, with_axes_of
 from medai.server.detections import detection_tag, read_detections
 from medai.server.label_names import SCRIBBLES, distinct_names, name_values, read_label_info, says_nothing_found
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.readers import read_geometry, read_label_map, read_volume
 from medai.volume_io.regrid import place_label_map
 from medai.volume_io.segments import palette_colour, present_values
@@ -39,10 +40,6 @@ MOST_SEGMENTS = 255
 
 LARGEST_PARAMS_BYTES = 256 << 10
 """What a client says about a label is kept in the study's index, which is read whole."""
-
-AIR_HU = -400.0
-"""At least one voxel in a hundred of a chest CT is lung or air below this. The first percentile of 128 crops around
-LIDC nodules (40 mm wide) is -801 HU at most; MR, PET, masks and CT without its rescale intercept start at 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +160,7 @@ def check_image_upload(
     _check_size(path, limits)
     _check_voxel_count(read_geometry(path).shape_ijk, limits)
     volume = read_volume(path)
-    _check_spacing(volume.geometry)
-    _check_hounsfield(volume)
+    check_chest_ct(volume)
     if extension in IMAGE_EXTENSIONS:
         return CheckedImage(path=path, case_id=case_id)
     target = output_folder / "checked.nii.gz"
@@ -242,24 +238,3 @@ def _renumbered(label_map: LabelMap, names: Mapping[int, str]) -> LabelMap:
         for value, name in enumerate(distinct, start=1)
     )
     return LabelMap(geometry=label_map.geometry, labels=labels, segments=segments)
-
-
-def _check_spacing(geometry: VolumeGeometry) -> None:
-    if min(geometry.spacing_mm) < 0.05 or max(geometry.spacing_mm) > 20:
-        spacing = "×".join(f"{s:.3g}" for s in geometry.spacing_mm)
-        raise UnsupportedScanError(
-            f"The scan has voxels of {spacing} mm, which no chest CT has (0.05 to 20 mm). Is its unit of length right?"
-        )
-
-
-def _check_hounsfield(volume: Volume) -> None:
-    step = max(1, round((volume.image_hu.size / 1e6) ** (1 / 3)))
-    sample = volume.image_hu[::step, ::step, ::step].astype(np.float64)
-    low, high = (float(v) for v in np.percentile(sample, (1, 99.9)))
-    if low > AIR_HU:
-        raise UnsupportedScanError(
-            f"The upload does not look like CT in Hounsfield units: 99 % of its voxels are above {low:g}, but a chest "
-            f"CT holds lung and air below {AIR_HU:g}. Is it another modality, a mask, or CT without rescale intercept?"
-        )
-    if high < AIR_HU:
-        raise UnsupportedScanError(f"The upload holds nothing but air: its voxels go up to {high:g} HU.")

@@ -118,6 +118,13 @@ def test_the_last_trainings_figures_are_shown_after_a_restart(served):
     assert first_stats(served)["best_metric"] == 0.7
 
 
+def test_a_damaged_record_does_not_take_the_information_with_it(served):
+    folder = served.study / ".medai" / "training" / "20260101T000000.000000Z"
+    folder.mkdir(parents=True)
+    (folder / "stats.json").write_text("{")
+    assert first_stats(served) == {}
+
+
 def test_a_batch_keeps_proposals_for_unlabelled_cases(served):
     record = served.client.post("/batch/infer/nodule_segmentation?images=unlabeled", json={}).json()
     assert record["total"] == 3
