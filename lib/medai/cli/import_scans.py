@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.errors import InputError
 
 
 def import_scans(
@@ -40,11 +41,13 @@ def import_scans(
         screen.print(f"[green]imported[/]  {case.case_id}  {case.geometry.describe()}")
     for case_id in report.skipped:
         screen.print(f"[dim]already there[/]  {case_id}")
+    write_json(json_file, report.to_json())
+    if report.refused and not report.imported and not report.skipped:
+        raise InputError(
+            "Nothing was imported. " + " ".join(f"{item.source}: {item.reason}" for item in report.refused)
+        )
     for refusal in report.refused:
         screen.print(f"[red]refused[/]  {refusal.source}: {refusal.reason}")
     screen.print(
         f"{len(report.imported)} imported, {len(report.skipped)} already there, {len(report.refused)} refused → {to}"
     )
-    write_json(json_file, report.to_json())
-    if report.refused and not report.imported and not report.skipped:
-        raise typer.Exit(code=2)

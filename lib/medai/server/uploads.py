@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medai.domain import LabelMap, Segment, Volume
+from medai.domain import LabelMap, Segment
 from medai.errors import GeometryError, InputError, UnsupportedScanError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.server.axes import axes_along, with_axes_of

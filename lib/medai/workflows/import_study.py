@@ -36,6 +36,7 @@ from medai.store.split import CASES_FOLDER
 from medai.volume_io.dicom_headers import looks_like_dicom, patient_key_of, patient_words
 from medai.volume_io.dicom_series import DicomSeries, find_series, group_series, read_series
 from medai.volume_io.options import ReadOptions
+from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.readers import read_volume
 from medai.volume_io.writers import write_volume
 
@@ -236,8 +237,14 @@ def _file_scan(path: Path, options: ReadOptions) -> _Scan:
         origin=digits,
         patient_key=patient_key_of(patient.group(1)) if patient else "",
         fallback_name=f"{name}_{digits[:_HASH_DIGITS]}",
-        read=lambda: read_volume(path, options=options),
+        read=lambda: _read_chest_ct(path, options),
     )
+
+
+def _read_chest_ct(path: Path, options: ReadOptions) -> Volume:
+    volume = read_volume(path, options=options)
+    check_chest_ct(volume)
+    return volume
 
 
 def _content_hash(path: Path, ending: str) -> str:
