@@ -58,6 +58,9 @@ def main() -> None:
     """Run the command line; the exit code is 2 for bad input, 130 when interrupted."""
     # Torch's threads otherwise spin while they wait for each other: on a busy machine a training slows sevenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # No library reports its use over the network.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
