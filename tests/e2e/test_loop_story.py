@@ -140,7 +140,6 @@ def test_a_training_can_be_stopped(ann: SlicerAnnotator) -> None:
     assert not ann.is_training()
 
 
-@pytest.mark.xfail(strict=True, reason="the bar shows a full or the former training until the new one reports")
 def test_the_training_bar_starts_empty(ann: SlicerAnnotator) -> None:
     ann.train(TRAINER, max_epochs=500)
     stats = next(iter(ann.client().info()["train_stats"].values()), {})

@@ -38,10 +38,12 @@ TERMINATE_S = 2.0
 STOPPED_WORDS = "Stopped; the model in use stays"
 KEPT_TASKS = 50
 KEPT_LINES = 20
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+"""MONAI Label's, local time."""
 
 
 def _now() -> str:
-    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.now().astimezone().strftime(TIME_FORMAT)
 
 
 class TrainingBusyError(ConflictError):

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/datastore", tags=["Datastore"])
 
+
 class Output(StrEnum):
     """How much of the study is wanted."""
 
@@ -78,9 +79,7 @@ async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONRe
 
 
 @router.head("/image")
-async def check_image(
-    image: str, app: App, lanes: Threads, user: Viewer, check_sum: str | None = None
-) -> Response:
+async def check_image(image: str, app: App, lanes: Threads, user: Viewer, check_sum: str | None = None) -> Response:
     """200 where the scan is there (and has that checksum, ``SHA256:…``), else 404."""
     path = await lanes.run(Lane.TRANSFER, app.served.path, image)
     if check_sum and not await lanes.run(Lane.TRANSFER, _has_digest, path, check_sum):

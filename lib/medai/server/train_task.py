@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
 from medai.errors import InputError, StorageError
-from medai.server.background import Trainings
+from medai.server.background import TIME_FORMAT, Trainings
 from medai.server.settings import ServerSettings
 from medai.server.train_worker import TrainJob
-from medai.workflows.training_runs import latest_stats
+from medai.workflows.training_runs import RetrainProgress, latest_stats, train_stats
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,16 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
         except StorageError as error:
             # A damaged record of a past training must not take the whole of /info/ with it.
             logger.warning("%s", error)
-            return {}
-        if stats and self._trainings.running():
-            stats["total_time"] = ""
-        return stats
+            stats = {}
+        running = self._trainings.running()
+        if running is None:
+            return stats
+        began_s = datetime.strptime(running["start_ts"], TIME_FORMAT).astimezone().timestamp()
+        if stats.get("start_ts", 0) < began_s:
+            # Nothing of this run is on disk yet: without figures the plugin's bar stands at 100 %.
+            progress = RetrainProgress(stage="collect", epoch=0, total_epochs=self.job(running["request"]).epochs)
+            stats = train_stats(progress, started_s=began_s)
+        return {**stats, "total_time": ""}
 
     def job(self, request: Mapping[str, Any]) -> TrainJob:
         """Read a client's request.
