@@ -57,7 +57,7 @@ def write_nodule(folder, case_id, slices):
 
 def test_the_recipe_trains_measures_and_describes(real_like, tmp_path):
     reports = []
-    result = train_starter_click(real_like, tmp_path, CONFIG, on_epoch=reports.append)
+    result = train_starter_click(real_like, tmp_path, CONFIG, phantoms=0, on_epoch=reports.append)
     assert [report.epoch for report in reports] == [1]
     measured = measure_starter_click(real_like, result.checkpoint_path, seed=1)
     assert set(measured) == {"lidc_nodules", "lidc_cubes"}
