@@ -137,7 +137,7 @@ def starter_click_card(
         "date": date,
         "weights_sha256": weights_sha256,
         "data": {
-            "name": "LIDC-IDRI nodules with at least partial reader agreement, 763 crops and 75 cubes",
+            "name": "LIDC-IDRI nodules: 763 crops of 418 patients and 75 cubes",
             "licence": "CC BY 3.0",
             "attribution": (
                 "Armato SG III, McLennan G, Bidaut L, et al. Data From LIDC-IDRI. The Cancer Imaging Archive, 2015. "
