@@ -157,7 +157,6 @@ def _boxes_ras_mm(study: RealStudy, real_data: Path) -> NDArray[np.float64]:
     return np.array(found)
 
 
-@pytest.mark.xfail(strict=True, reason="inside a large mass the first patch shows no edge: the answer is a ball")
 def test_the_mass_is_outlined_where_its_boxes_are(
     reader: SlicerAnnotator, real_study: RealStudy, real_data: Path
 ) -> None:

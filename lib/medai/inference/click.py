@@ -44,7 +44,9 @@ class ClickConfig:
         max_passes: patches looked at for one click.
         border_voxels: a region this near the patch's rim (in patch voxels) has filled it, and is looked at coarser.
         doubtful_extent_mm: a region of the first patch whose box has a side of this length is looked at coarser too.
-        large_extent_mm: and the coarser answer is taken where its box has a side of this length.
+        large_extent_mm: and the coarser answer is taken where its box has a side of this length. So it is where the
+            network hardly believes in the click (a probability below ``threshold``): inside a mass that is larger than
+            the first patch nothing in it looks like a nodule.
         threshold: probability from which a voxel belongs to the nodule.
         least_probability: where the network hardly believes in the click, the threshold falls to half the probability
             at the click, but not below this.
@@ -96,12 +98,13 @@ class ClickResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Region:
-    """A mask and probabilities in one box of the scan, and the patch they come from."""
+    """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click."""
 
     grid: PatchGrid
     box: IndexBox
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
+    at_click: float
 
     @property
     def filled(self) -> IndexBox | None:
@@ -185,20 +188,18 @@ class ClickSegmenter:
         """The region of the latest click: in an earlier click's patch where it lies well inside, else around itself."""
         grid = self._first_grid(volume, foreground[-1], earlier)
         region = self._look(volume, grid, foreground, background, allowed, seconds)
+        spacing_mm = grid.spacing_mm
         for _ in range(self._config.max_passes - 1):
             centre = self._coarser_centre(region, foreground[-1])
             if centre is None:
                 break
-            coarser = PatchGrid.around(
-                volume.geometry,
-                centre,
-                shape=grid.shape,
-                spacing_mm=region.grid.spacing_mm * self._config.coarser_factor,
-            )
+            spacing_mm *= self._config.coarser_factor
+            coarser = PatchGrid.around(volume.geometry, centre, shape=grid.shape, spacing_mm=spacing_mm)
             wider = self._look(volume, coarser, foreground, background, allowed, seconds)
-            if not self._fills(region) and wider.extent_mm < self._config.large_extent_mm:
+            if self._fills(region) or (self._believes(wider) and wider.extent_mm >= self._config.large_extent_mm):
+                region = wider
+            elif self._believes(region):
                 break
-            region = wider
         return region
 
     def _look(
@@ -217,12 +218,17 @@ class ClickSegmenter:
         seconds["resample"] += time.perf_counter() - begun
         return region
 
+    def _believes(self, region: _Region) -> bool:
+        """True where the network takes the click for part of a nodule."""
+        return region.at_click >= self._config.threshold
+
     def _coarser_centre(self, region: _Region, click: Index) -> Sequence[float] | None:
         """Where the next, coarser patch should lie; None where none is needed."""
         if self._fills(region) and region.filled is not None:
             return [(a + b - 1) / 2 for a, b in zip(region.filled.start_ijk, region.filled.stop_ijk, strict=True)]
         is_first = region.grid.spacing_mm == self._config.spacing_mm
-        return click if is_first and region.extent_mm >= self._config.doubtful_extent_mm else None
+        doubtful = not self._believes(region) or region.extent_mm >= self._config.doubtful_extent_mm
+        return click if is_first and doubtful else None
 
     def _first_grid(self, volume: Volume, click: Index, earlier: Sequence[_Region]) -> PatchGrid:
         """The patch a click is looked at in first."""
@@ -277,7 +283,7 @@ class ClickSegmenter:
         kept = connected_to(mask, seeds)
         for click in foreground:
             kept[within(click, box)] = True
-        return _Region(grid=grid, box=box, mask=kept, probability=values)
+        return _Region(grid=grid, box=box, mask=kept, probability=values, at_click=at_click)
 
     def _fills(self, region: _Region) -> bool:
         """True where a region touches a side of its patch beyond which the scan goes on."""

@@ -235,3 +235,30 @@ def test_a_foreground_click_outside_the_roi_is_refused(segmenter):
 def test_weights_of_another_task_are_refused():
     with pytest.raises(ModelError, match="for 'nodule_detection', not for 'nodule_click'"):
         ClickConfig.of_checkpoint({**CONFIG, "task": "nodule_detection"})
+
+
+class KnowsAnEdge(BrightIsNodule):
+    """An engine that sees no nodule where a patch is all tissue, as inside a mass."""
+
+    def run(self, batch):
+        self.runs += 1
+        bright = batch[:, :1] > -0.2
+        return np.where(bright, -3.0 if bright.all() else 4.0, -6.0).astype(np.float32)
+
+
+@pytest.mark.parametrize("click_ijk", [(40, 40, 20), (45, 37, 22)])
+def test_inside_a_mass_the_click_is_looked_at_from_farther_away(click_ijk):
+    # The first patch, 32 mm wide, lies wholly inside the mass.
+    volume, (mass,) = scan([(40, 40, 20)], [29.0], shape=(100, 101, 60), spacing=(1.0, 1.0, 2.0))
+    engine = KnowsAnEdge()
+    result = ClickSegmenter(engine).segment(volume, foreground_ijk=[click_ijk])
+    assert engine.runs == 3
+    assert dice(whole(result, volume), mass) > 0.9
+
+
+def test_what_no_patch_believes_stays_small():
+    volume, _ = scan([(40, 38, 20)], [6.0])
+    result = ClickSegmenter(NeverSure()).segment(volume, foreground_ijk=[(41, 38, 20)])
+    near, _ = scan([(41, 38, 20)], [8.0])
+    assert whole(result, volume)[41, 38, 20]
+    assert not np.any(whole(result, volume) & (near.image_hu < 0))
