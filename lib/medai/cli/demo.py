@@ -52,8 +52,8 @@ def demo(
 def _table(rounds: list[RoundReport]) -> Table:
     from rich.table import Table
 
-    columns = ("round", "case", "proposed", "of nodules", "Dice of proposals", "clicks", "held-back Dice", "model")
-    table = Table(*columns, title="What each round gained")
+    columns = ("#", "case", "found", "false", "Dice", "clicks", "held-back Dice", "model")
+    table = Table(*columns, title="What each round gained", caption="Dice: of the proposals, before any correction")
     for report in rounds:
         table.add_row(*report.table_row())
     return table

@@ -158,15 +158,15 @@ class RoundReport:
         return "\n".join(lines)
 
     def table_row(self) -> tuple[str, ...]:
-        """Round, case, proposals, nodules, Dice of proposals, clicks, held-back Dice, model after the round."""
+        """Round, case, nodules found, false ones, Dice of proposals, clicks, held-back Dice, what became of the model."""
         training = self.training
         held_back = f"{training.champion_dice:.3f} → {training.challenger_dice:.3f}" if training else "–"
-        outcome = f"{training.version} ({'published' if training.published else 'refused'})" if training else "–"
+        outcome = ("published" if training.published else "refused") if training else "–"
         return (
             str(self.number),
             self.case_id,
-            f"{self.found} + {self.annotated.false_proposals} false",
-            str(len(self.annotated.nodules)),
+            f"{self.found} of {len(self.annotated.nodules)}",
+            str(self.annotated.false_proposals),
             _shown(self.proposal_dice),
             str(self.clicks),
             held_back,

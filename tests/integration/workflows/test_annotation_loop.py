@@ -155,7 +155,7 @@ def test_reports_count_what_the_annotator_had_to_do(studies, registry):
     assert "1 of 1 nodules proposed (Dice 1.00); 0 clicks; submitted." in first.describe()
     assert "Retrained in" in second.describe()
     assert "mean Dice 0.500 → 0.700" in second.describe()
-    assert second.table_row()[:4] == ("2", "case2", "0 + 0 false", "1")
+    assert second.table_row()[:4] == ("2", "case2", "0 of 1", "0")
     assert second.table_row()[6] == "0.500 → 0.700"
     again = json.loads(json.dumps([first.to_json(), second.to_json()], allow_nan=False))
     assert again[0]["training"] is None
