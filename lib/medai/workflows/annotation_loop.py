@@ -158,7 +158,7 @@ class RoundReport:
         return "\n".join(lines)
 
     def table_row(self) -> tuple[str, ...]:
-        """Round, case, nodules found, false ones, Dice of proposals, clicks, held-back Dice, what became of the model."""
+        """Round, case, nodules found, false ones, Dice of proposals, clicks, held-back Dice, the model's fate."""
         training = self.training
         held_back = f"{training.champion_dice:.3f} → {training.challenger_dice:.3f}" if training else "–"
         outcome = ("published" if training.published else "refused") if training else "–"
