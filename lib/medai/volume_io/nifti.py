@@ -15,7 +15,7 @@ from medai.errors import InputError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.options import ReadOptions
 from medai.volume_io.segments import named_segments
-from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, VoxelLayout, read_voxels
+from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, OnVoxels, VoxelLayout, read_voxels
 
 _SUFFIXES = (".nii", ".nii.gz")
 # The header stores the unit of length; files without one are in millimetres by custom (ITK and nibabel agree).
@@ -40,7 +40,8 @@ class NiftiReader:
         """The scan; HU are ``stored * scl_slope + scl_inter``."""
         image = _load_header(path)
         geometry = _geometry(image, path.name)
-        return Volume(geometry=geometry, image_hu=_voxels(image, path, geometry, HU_TYPES))
+        voxels = _voxels(image, path, geometry, HU_TYPES, options.watcher(geometry))
+        return Volume(geometry=geometry, image_hu=voxels)
 
     def read_label_map(self, path: Path) -> LabelMap:
         """The labels, named ``label_k``: NIfTI stores no names."""
@@ -84,10 +85,15 @@ def _geometry(image: Any, file_name: str) -> VolumeGeometry:
 
 
 def _voxels(
-    image: Any, path: Path, geometry: VolumeGeometry, types: tuple[type[np.generic], ...]
+    image: Any,
+    path: Path,
+    geometry: VolumeGeometry,
+    types: tuple[type[np.generic], ...],
+    on_voxels: OnVoxels | None = None,
 ) -> NDArray[np.generic]:
     proxy = image.dataobj
     layout = VoxelLayout(
         shape=geometry.shape_ijk, dtype=proxy.dtype, slope=float(proxy.slope), intercept=float(proxy.inter)
     )
-    return read_voxels(path, layout, types, gzipped=path.name.lower().endswith(".gz"), skip=int(proxy.offset))
+    gzipped = path.name.lower().endswith(".gz")
+    return read_voxels(path, layout, types, gzipped=gzipped, skip=int(proxy.offset), on_voxels=on_voxels)

@@ -21,7 +21,7 @@ from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_lps_to_ras
 from medai.volume_io.options import ReadOptions
 from medai.volume_io.segments import StoredSegment, named_segments, read_segment_header
-from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, VoxelLayout, build_voxels, read_voxels
+from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, OnVoxels, VoxelLayout, build_voxels, read_voxels
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ class NrrdReader:
                 f"{path.name} has {len(sizes)} axes ({'×'.join(map(str, sizes))}); a scan has three. "
                 "Export one volume of it."
             )
-        voxels = _voxels(header, HU_TYPES, path.name)
+        on_voxels = options.watcher(geometry) if tuple(sizes) == geometry.shape_ijk else None
+        voxels = _voxels(header, HU_TYPES, path.name, on_voxels)
         return Volume(geometry=geometry, image_hu=voxels.reshape(geometry.shape_ijk, order="F"))
 
     def read_label_map(self, path: Path) -> LabelMap:
@@ -201,7 +202,9 @@ def _refuse_colours(fields: dict[str, Any], axes: Sequence[int], file_name: str)
             raise InputError(f"{file_name} holds several values a voxel ({kind}), not Hounsfield units.")
 
 
-def _voxels(header: NrrdHeader, types: tuple[type[np.generic], ...], file_name: str) -> NDArray[np.generic]:
+def _voxels(
+    header: NrrdHeader, types: tuple[type[np.generic], ...], file_name: str, on_voxels: OnVoxels | None = None
+) -> NDArray[np.generic]:
     import nrrd
 
     # The only table of NRRD's type names in pynrrd is behind this function (pinned below 2.0 for it).
@@ -223,6 +226,7 @@ def _voxels(header: NrrdHeader, types: tuple[type[np.generic], ...], file_name: 
                 gzipped=encoding != "raw",
                 start=header.data_start,
                 file_name=file_name,
+                on_voxels=on_voxels,
             )
         with header.data_path.open("rb") as stream:
             stream.seek(header.data_start)

@@ -8,14 +8,21 @@ modification time, so a changed file is decoded again. Both bounds are kept by f
 than a bound is served but not kept. Peak memory is the decoded scan and the reader's slabs: the disk form is written
 from the same array.
 
-Threads: any number of callers; one thread writes disk forms; one thread works off ``prefetch``.
+A click needs only the slices around it: ``get_head`` hands out the first slices of a scan while a thread of the cache
+decodes the others, and the disk form is written only after a pause, because on a small machine it would take the
+answer's core and memory bandwidth.
 
-Locks, always taken in this order and released in any:
+Threads: any number of callers; one thread writes disk forms; one thread works off ``prefetch``; a few decode for
+``get_head``.
 
-1. the lock of one key (``_key_locks``), so that threads that want the same scan wait for one decode;
-2. the file lock of the key's slot, so that processes do; the caller that decodes takes it and the writer thread
-   releases it when the disk form is there, so that a waiting process maps it instead of decoding;
-3. ``_lock`` around the dictionaries; held for a few lookups, never during decoding, reading or writing.
+Who waits for whom: threads that want the same scan share one ``Decoding`` (``_decodings``). The one that made it
+decodes, the others wait for it while they hold no lock. Locks, always taken in this order and released in any:
+
+1. the file lock of the key's slot, so that processes decode once too; the thread that decodes takes it and the writer
+   thread releases it when the disk form is there, so that a waiting process maps it instead of decoding; whoever waits
+   for a file lock in this process ends the writer's pause first;
+2. ``_lock`` around the dictionaries; held for a few lookups, never during decoding, reading or writing;
+3. a ``Decoding``'s own condition, around its fields.
 
 The writer thread takes only ``_lock`` while it owns a file lock, so it never waits for a caller.
 """
@@ -31,7 +38,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,7 +50,8 @@ from medai.domain import Volume
 from medai.errors import InputError, MedaiError, StorageError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.atomic import atomic_path
-from medai.volume_io.readers import read_volume
+from medai.volume_io.decoding import Decoding, ScanHead
+from medai.volume_io.readers import ReadOptions, read_volume
 
 _log = logging.getLogger(__name__)
 
@@ -52,18 +60,26 @@ _LOCK_SLOTS = 256
 _LONGEST_PREFETCH_QUEUE = 8
 _ABANDONED_AFTER_S = 3600.0
 _LONGEST_WAIT_S = 300.0
+_DECODERS = 4
+
+WRITE_PAUSE_S = 1.0
+"""The disk form is written this long after decoding: longer than a first click takes to be answered, short enough
+that few scans wait in memory to be written."""
 
 
 class ScanCache:
     """Decoded scans, bounded in memory and on disk; safe for threads and processes."""
 
-    def __init__(self, folder: Path, *, memory_bytes: int, disk_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, *, memory_bytes: int, disk_bytes: int, write_pause_s: float = WRITE_PAUSE_S
+    ) -> None:
         """Open the cache.
 
         Args:
             folder: where disk forms live; made if absent, may be shared by processes.
             memory_bytes: bound on the images held open by this object; 0 keeps none.
             disk_bytes: bound on the disk forms in ``folder``; 0 writes none.
+            write_pause_s: how long after decoding a disk form is written; ``close`` does not wait for it.
         """
         if memory_bytes < 0 or disk_bytes < 0:
             raise InputError(f"The bounds of the scan cache are {memory_bytes} and {disk_bytes} bytes; use 0 or more.")
@@ -72,9 +88,12 @@ class ScanCache:
         self._disk_bytes = disk_bytes
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Volume] = OrderedDict()
-        self._key_locks: dict[str, tuple[threading.Lock, int]] = {}
+        self._decodings: dict[str, Decoding] = {}
         self._prefetching: set[Path] = set()
         self._closed = False
+        self._write_pause_s = write_pause_s
+        self._write_now_please = threading.Event()
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="scan-cache-decoder")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="scan-cache-writer")
         self._prefetcher = ThreadPoolExecutor(1, thread_name_prefix="scan-cache-prefetch")
         try:
@@ -97,11 +116,37 @@ class ScanCache:
             InputError: the scan cannot be read; see ``read_volume``.
         """
         key = _key_of(path)
-        volume = self._find_open(key)
-        if volume is None:
-            with self._key_lock(key):
-                volume = self._find_open(key) or self._open_or_decode(path, key)
-        return dataclasses.replace(volume, case_id=case_id)
+        found, is_mine = self._find_or_join(key)
+        if isinstance(found, Decoding):
+            if is_mine:
+                self._decode(found, path, key)
+            found = found.whole()
+        return dataclasses.replace(found, case_id=case_id)
+
+    def get_head(self, path: Path, case_id: str = "", *, slices: Callable[[VolumeGeometry], int]) -> ScanHead:
+        """At least the first slices of a scan, as soon as they are there; the others go on being decoded.
+
+        Args:
+            path: a scan that ``read_volume`` reads.
+            case_id: given to the returned volume.
+            slices: how many slices along k are enough, from the grid of the whole scan.
+
+        Returns:
+            The first slices with a read-only image, or the whole scan where it is there, where all of it is needed, or
+            where its format is not decoded slice by slice. A file that is damaged further on is noticed by ``get``.
+
+        Raises:
+            InputError: the scan cannot be read; see ``read_volume``.
+        """
+        key = _key_of(path)
+        found, is_mine = self._find_or_join(key)
+        if isinstance(found, Volume):
+            head = ScanHead.of_whole(found)
+        else:
+            if is_mine:
+                self._decode_in_background(found, path, key)
+            head = found.head(slices)
+        return dataclasses.replace(head, volume=dataclasses.replace(head.volume, case_id=case_id))
 
     def prefetch(self, path: Path, case_id: str = "") -> None:
         """Decode a scan in the background, so that ``get`` finds it ready. Never raises for a bad scan: ``get`` will.
@@ -116,9 +161,11 @@ class ScanCache:
             self._prefetcher.submit(self._prefetch_now, path, case_id)
 
     def close(self) -> None:
-        """Finish writing, stop both threads and forget the open images. Volumes already handed out stay valid."""
+        """Finish decoding and writing, stop the threads and forget the open images. Volumes handed out stay valid."""
         with self._lock:
             self._closed = True
+        self._write_now_please.set()
+        self._decoders.shutdown(wait=True)
         self._prefetcher.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True)
         with self._lock:
@@ -133,12 +180,37 @@ class ScanCache:
             with self._lock:
                 self._prefetching.discard(path)
 
-    def _find_open(self, key: str) -> Volume | None:
+    def _find_or_join(self, key: str) -> tuple[Volume | Decoding, bool]:
+        """The open scan, or its decode, and whether the caller must do it because nobody else does."""
         with self._lock:
             volume = self._open.get(key)
             if volume is not None:
                 self._open.move_to_end(key)
-            return volume
+                return volume, False
+            decoding = self._decodings.get(key)
+            if decoding is not None:
+                return decoding, False
+            decoding = self._decodings[key] = Decoding()
+            return decoding, True
+
+    def _decode(self, decoding: Decoding, path: Path, key: str) -> None:
+        """Bring a decode that ``_find_or_join`` made to its end; raises nothing, ``decoding`` does."""
+        outcome: Volume | BaseException
+        try:
+            outcome = self._open_or_decode(path, key, ReadOptions(on_slices=decoding.tell))
+        except BaseException as error:  # noqa: BLE001 - it is raised in every thread that waits
+            _log.info("a scan could not be decoded: %s", error)
+            outcome = error
+        with self._lock:
+            del self._decodings[key]
+        decoding.end(outcome)
+
+    def _decode_in_background(self, decoding: Decoding, path: Path, key: str) -> None:
+        with self._lock:
+            if not self._closed:
+                self._decoders.submit(self._decode, decoding, path, key)
+                return
+        self._decode(decoding, path, key)
 
     def _keep_open(self, key: str, volume: Volume) -> None:
         with self._lock:
@@ -150,19 +222,23 @@ class ScanCache:
             while self._open and total > self._memory_bytes:
                 total -= self._open.popitem(last=False)[1].image_hu.nbytes
 
-    def _open_or_decode(self, path: Path, key: str) -> Volume:
+    def _open_or_decode(self, path: Path, key: str, options: ReadOptions) -> Volume:
         slot = int(key[:8], 16) % _LOCK_SLOTS
         file_lock = FileLock(self._folder / "locks" / f"{slot:02x}.lock", thread_local=False)
-        with contextlib.suppress(Timeout):
+        try:
+            file_lock.acquire(timeout=0)
+        except Timeout:
+            self._write_now_please.set()
             # Bounded: a decode that never ends elsewhere must not stop this one; then both decode. (filelock also takes
             # an endless wait for a deadlock, because another thread releases what this one has taken.)
-            file_lock.acquire(timeout=_LONGEST_WAIT_S, poll_interval=0.01)
+            with contextlib.suppress(Timeout):
+                file_lock.acquire(timeout=_LONGEST_WAIT_S, poll_interval=0.01)
         handed_over = False
         try:
             volume = self._map(key)
             if volume is None:
                 started = time.perf_counter()
-                volume = read_volume(path)
+                volume = read_volume(path, options=options)
                 volume.image_hu.setflags(write=False)
                 _log.info("decoded %s in %.2f s", path.name, time.perf_counter() - started)
                 handed_over = self._write_later(key, volume, file_lock)
@@ -179,8 +255,16 @@ class ScanCache:
         with self._lock:
             if self._closed:
                 return False
-            self._writer.submit(self._write_now, key, volume, file_lock)
+            due = time.monotonic() + self._write_pause_s
+            self._writer.submit(self._write_when_due, due, key, volume, file_lock)
         return True
+
+    def _write_when_due(self, due: float, key: str, volume: Volume, file_lock: FileLock) -> None:
+        if self._write_now_please.wait(max(0.0, due - time.monotonic())):
+            with self._lock:
+                if not self._closed:
+                    self._write_now_please.clear()
+        self._write_now(key, volume, file_lock)
 
     def _write_now(self, key: str, volume: Volume, file_lock: FileLock) -> None:
         try:
@@ -261,22 +345,6 @@ class ScanCache:
         for suffix in (".json", ".npy"):
             with contextlib.suppress(OSError):
                 (self._folder / f"{name}{suffix}").unlink()
-
-    @contextlib.contextmanager
-    def _key_lock(self, key: str) -> Iterator[None]:
-        with self._lock:
-            lock, users = self._key_locks.get(key, (threading.Lock(), 0))
-            self._key_locks[key] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._lock:
-                lock, users = self._key_locks[key]
-                if users == 1:
-                    del self._key_locks[key]
-                else:
-                    self._key_locks[key] = (lock, users - 1)
 
 
 def _key_of(path: Path) -> str:

@@ -32,7 +32,11 @@ _INFLATE_BYTES = 256 << 10
 # Deflate cannot do better than 1032:1 (two bits for a run of 258 bytes), so a header that promises more lies.
 _LARGEST_INFLATION = 1040
 
+_REPORT_BYTES = 4 << 20
+
 ReadInto = Callable[[memoryview], int]
+OnVoxels = Callable[[NDArray[np.generic], int], None]
+"""Told of the array that is being filled, and how many indices along its last axis are complete."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +132,7 @@ def read_voxels(
     start: int = 0,
     skip: int = 0,
     file_name: str = "",
+    on_voxels: OnVoxels | None = None,
 ) -> NDArray[np.generic]:
     """Read the voxels of a file.
 
@@ -139,6 +144,7 @@ def read_voxels(
         start: byte of the file at which the stream begins (an NRRD header lies before its compressed voxels).
         skip: bytes of the inflated stream before the first voxel (a NIfTI header is compressed with its voxels).
         file_name: for messages; the name of ``path`` by default.
+        on_voxels: called every few megabytes where the voxels are inflated straight into the result, else never.
 
     Returns:
         Fortran-ordered array of ``layout.shape``.
@@ -155,10 +161,10 @@ def read_voxels(
             raw.seek(start)
             if not gzipped:
                 raw.seek(skip, os.SEEK_CUR)
-                return _collect(raw.readinto, layout, types, file_name)
+                return _collect(raw.readinto, layout, types, file_name, on_voxels)
             with open_inflated(raw) as stream:
                 _skip(stream, skip)
-                return _collect(cast("Any", stream).readinto, layout, types, file_name)
+                return _collect(cast("Any", stream).readinto, layout, types, file_name, on_voxels)
         except DAMAGED_STREAM_ERRORS as error:
             raise InputError(f"{file_name} is damaged or truncated ({error}). Copy or export it again.") from error
 
@@ -172,11 +178,16 @@ def _skip(stream: Any, count: int) -> None:
 
 
 def _collect(
-    read_into: ReadInto, layout: VoxelLayout, types: tuple[type[np.generic], ...], file_name: str
+    read_into: ReadInto,
+    layout: VoxelLayout,
+    types: tuple[type[np.generic], ...],
+    file_name: str,
+    on_voxels: OnVoxels | None,
 ) -> NDArray[np.generic]:
     if not layout.is_scaled and layout.dtype.newbyteorder("=") in [np.dtype(t) for t in types if t is not np.float32]:
         voxels = np.empty(layout.shape, dtype=layout.dtype, order="F")
-        _fill(read_into, voxels, layout, file_name)
+        # Swapping the bytes of the whole at the end would change what was told of before.
+        _fill(read_into, voxels, layout, file_name, on_voxels if layout.dtype.isnative else None)
         if not layout.dtype.isnative:
             voxels = voxels.byteswap(inplace=True).view(layout.dtype.newbyteorder("="))
         return voxels
@@ -198,14 +209,24 @@ def _slabs(read_into: ReadInto, layout: VoxelLayout, file_name: str) -> Iterator
             yield stored * np.float64(layout.slope) + np.float64(layout.intercept)
 
 
-def _fill(read_into: ReadInto, voxels: NDArray[Any], layout: VoxelLayout, file_name: str) -> None:
+def _fill(
+    read_into: ReadInto,
+    voxels: NDArray[Any],
+    layout: VoxelLayout,
+    file_name: str,
+    on_voxels: OnVoxels | None = None,
+) -> None:
     view = fortran_bytes(voxels)
-    done = 0
+    slice_bytes = max(1, len(view) // max(1, voxels.shape[-1]))
+    done = reported = 0
     while done < len(view):
         count = read_into(view[done : done + _INFLATE_BYTES])
         if not count:
             raise InputError(_truncated(file_name, layout.byte_count))
         done += count
+        if on_voxels is not None and done - reported >= _REPORT_BYTES:
+            on_voxels(voxels, done // slice_bytes)
+            reported = done
 
 
 def _slab_length(shape: Sequence[int], itemsize: int) -> int:

@@ -25,9 +25,9 @@ def decodes(monkeypatch):
     names = []
     original = scan_cache.read_volume
 
-    def counted(path):
+    def counted(path, **given):
         names.append(path.name)
-        return original(path)
+        return original(path, **given)
 
     monkeypatch.setattr(scan_cache, "read_volume", counted)
     return names
@@ -52,8 +52,11 @@ def scans(tmp_path, rng):
 def open_cache(tmp_path):
     caches = []
 
-    def open_one(memory_bytes=PLENTY, disk_bytes=PLENTY):
-        caches.append(ScanCache(tmp_path / "cache", memory_bytes=memory_bytes, disk_bytes=disk_bytes))
+    def open_one(memory_bytes=PLENTY, disk_bytes=PLENTY, write_pause_s=0.0):
+        cache = ScanCache(
+            tmp_path / "cache", memory_bytes=memory_bytes, disk_bytes=disk_bytes, write_pause_s=write_pause_s
+        )
+        caches.append(cache)
         return caches[-1]
 
     yield open_one
