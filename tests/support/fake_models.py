@@ -25,6 +25,7 @@ class BoxClicks:
     """Outlines a cube of 5 voxels around each foreground click, less the background clicks."""
 
     before: Callable[[], None] = lambda: None
+    reach_mm: float = 3.0
 
     def segment(
         self,
@@ -49,7 +50,14 @@ class BoxClicks:
         box = IndexBox.of_mask(mask) or IndexBox(start_ijk=(0, 0, 0), stop_ijk=(0, 0, 0))
         cut = mask[box.slices]
         probability = np.where(cut, 0.9, 0.1).astype(np.float32)
-        return ClickResult(box=box, mask=cut, probability=probability, uncertainty=0.25, seconds={"total": 0.0})
+        return ClickResult(
+            box=box,
+            mask=cut,
+            probability=probability,
+            looked_at=box,
+            uncertainty=0.25,
+            seconds={"total": 0.0},
+        )
 
 
 @dataclass

@@ -15,6 +15,8 @@ is looked at again in a coarser patch: close up, the network takes a bay of a la
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +66,15 @@ class ClickConfig:
     least_probability: float = 0.05
     click_radius_mm: float = 1.0
 
+    @property
+    def reach_mm(self) -> float:
+        """How far from a click the first two patches reach along an axis; hardly any click needs a third.
+
+        The second patch lies around what has filled the first, so its middle is at most half a first patch away.
+        """
+        first = max(self.patch_shape) * self.spacing_mm / 2
+        return first + first * self.coarser_factor if self.max_passes > 1 else first
+
     @classmethod
     def of_checkpoint(cls, config: Mapping[str, Any]) -> ClickConfig:
         """The patch a click network was trained on.
@@ -85,6 +96,8 @@ class ClickResult:
         box: where the arrays lie in the scan; empty without a foreground click.
         mask: bool, shape ``box.shape_ijk``.
         probability: float32, same shape, 0–1; 0 where no patch was looked at.
+        looked_at: the part of the scan that was read for the answer, empty without a foreground click. Voxels outside
+            have no influence on it, nor has where the scan ends, unless the box reaches that end.
         uncertainty: 0 (sure) to 1 (guessing): mean binary entropy over what the network took for nodule or nearly so.
         seconds: wall time of "resample", "network" and "total".
     """
@@ -92,19 +105,24 @@ class ClickResult:
     box: IndexBox
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
+    looked_at: IndexBox
     uncertainty: float
     seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Region:
-    """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click."""
+    """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click.
+
+    ``looked_at`` is the part of the scan that was read for it, patches that were passed over included.
+    """
 
     grid: PatchGrid
     box: IndexBox
     mask: NDArray[np.bool_]
     probability: NDArray[np.float32]
     at_click: float
+    looked_at: IndexBox
 
     @property
     def filled(self) -> IndexBox | None:
@@ -135,6 +153,11 @@ class ClickSegmenter:
     def config(self) -> ClickConfig:
         """How clicks are answered."""
         return self._config
+
+    @property
+    def reach_mm(self) -> float:
+        """How far from a click the answer usually looks; see ``ClickConfig.reach_mm``."""
+        return self._config.reach_mm
 
     def segment(
         self,
@@ -173,7 +196,12 @@ class ClickSegmenter:
             mask[within(click, box)] = True
         seconds["total"] = time.perf_counter() - started
         return ClickResult(
-            box=box, mask=mask, probability=probability, uncertainty=_uncertainty(mask, probability), seconds=seconds
+            box=box,
+            mask=mask,
+            probability=probability,
+            looked_at=_surrounding([region.looked_at for region in regions]),
+            uncertainty=_uncertainty(mask, probability),
+            seconds=seconds,
         )
 
     def _answer(
@@ -188,6 +216,7 @@ class ClickSegmenter:
         """The region of the latest click: in an earlier click's patch where it lies well inside, else around itself."""
         grid = self._first_grid(volume, foreground[-1], earlier)
         region = self._look(volume, grid, foreground, background, allowed, seconds)
+        looked_at = region.looked_at
         spacing_mm = grid.spacing_mm
         for _ in range(self._config.max_passes - 1):
             centre = self._coarser_centre(region, foreground[-1])
@@ -196,11 +225,12 @@ class ClickSegmenter:
             spacing_mm *= self._config.coarser_factor
             coarser = PatchGrid.around(volume.geometry, centre, shape=grid.shape, spacing_mm=spacing_mm)
             wider = self._look(volume, coarser, foreground, background, allowed, seconds)
+            looked_at = looked_at.union(wider.looked_at)
             if self._fills(region) or (self._believes(wider) and wider.extent_mm >= self._config.large_extent_mm):
                 region = wider
             elif self._believes(region):
                 break
-        return region
+        return dataclasses.replace(region, looked_at=looked_at)
 
     def _look(
         self,
@@ -283,7 +313,7 @@ class ClickSegmenter:
         kept = connected_to(mask, seeds)
         for click in foreground:
             kept[within(click, box)] = True
-        return _Region(grid=grid, box=box, mask=kept, probability=values, at_click=at_click)
+        return _Region(grid=grid, box=box, mask=kept, probability=values, at_click=at_click, looked_at=grid.read_box)
 
     def _fills(self, region: _Region) -> bool:
         """True where a region touches a side of its patch beyond which the scan goes on."""
@@ -300,12 +330,7 @@ class ClickSegmenter:
 
 def _united(regions: Sequence[_Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:
     """The union of regions, in the smallest box that holds what they looked at."""
-    if not regions:
-        empty = IndexBox(start_ijk=(0, 0, 0), stop_ijk=(0, 0, 0))
-        return empty, np.zeros((0, 0, 0), dtype=bool), np.zeros((0, 0, 0), dtype=np.float32)
-    box = regions[0].box
-    for region in regions[1:]:
-        box = box.union(region.box)
+    box = _surrounding([region.box for region in regions])
     mask = np.zeros(box.shape_ijk, dtype=bool)
     probability = np.zeros(box.shape_ijk, dtype=np.float32)
     for region in regions:
@@ -313,6 +338,11 @@ def _united(regions: Sequence[_Region]) -> tuple[IndexBox, NDArray[np.bool_], ND
         mask[part] |= region.mask
         probability[part] = np.maximum(probability[part], region.probability)
     return box, mask, probability
+
+
+def _surrounding(boxes: Sequence[IndexBox]) -> IndexBox:
+    """The smallest box that holds all; an empty one for none."""
+    return functools.reduce(IndexBox.union, boxes) if boxes else IndexBox(start_ijk=(0, 0, 0), stop_ijk=(0, 0, 0))
 
 
 def _uncertainty(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> float:

@@ -85,6 +85,14 @@ class PatchGrid:
         box = IndexBox(start_ijk=(start[0], start[1], start[2]), stop_ijk=(stop[0], stop[1], stop[2]))
         return box.clip(self.geometry.shape_ijk)
 
+    @property
+    def read_box(self) -> IndexBox:
+        """The scan voxels that ``extract`` reads, inside the scan."""
+        start, stop = [0, 0, 0], [0, 0, 0]
+        for axis, read in enumerate(self._axes_read(self.geometry.shape_ijk)):
+            start[axis], stop[axis] = read[0].start, read[0].stop
+        return IndexBox(start_ijk=(start[0], start[1], start[2]), stop_ijk=(stop[0], stop[1], stop[2]))
+
     def extract(self, image: NDArray[np.generic]) -> NDArray[np.float32]:
         """Resample the scan onto the patch. Beyond the scan its outermost voxels are repeated.
 
@@ -94,12 +102,9 @@ class PatchGrid:
         Returns:
             float32, shape ``shape``, along the patch's axes.
         """
-        weights: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * 3
-        slices = [slice(0, 0)] * 3
-        for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
-            slices[axis], weights[axis] = _axis_weights(first + step * np.arange(n), abs(step), image.shape[axis])
-        region = np.asarray(image[tuple(slices)], dtype=np.float32)
-        return np.ascontiguousarray(_apply(region, weights).transpose(self.scan_axes))
+        read = self._axes_read(image.shape)
+        region = np.asarray(image[tuple(slices for slices, _ in read)], dtype=np.float32)
+        return np.ascontiguousarray(_apply(region, [weights for _, weights in read]).transpose(self.scan_axes))
 
     def restore(self, patch: NDArray[np.float32]) -> tuple[IndexBox, NDArray[np.float32]]:
         """Interpolate patch values linearly at the scan's voxel centres.
@@ -122,6 +127,13 @@ class PatchGrid:
             weights.append(full)
         values = _apply(np.asarray(patch, dtype=np.float32), weights)
         return box, np.ascontiguousarray(values.transpose(np.argsort(self.scan_axes)))
+
+    def _axes_read(self, shape_ijk: Sequence[int]) -> list[tuple[slice, NDArray[np.float32]]]:
+        """For each scan axis the voxels that the patch needs and their weights in each of its samples."""
+        read: list[tuple[slice, NDArray[np.float32]]] = [(slice(0, 0), np.empty(0, np.float32))] * 3
+        for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
+            read[axis] = _axis_weights(first + step * np.arange(n), abs(step), shape_ijk[axis])
+        return read
 
 
 def _nearest_ras_axes(directions_ras: NDArray[np.float64]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from numpy.typing import NDArray
 
 from medai.domain import LabelMap, Nodule, Prediction, Segment, Volume
+from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.postprocessing.markups import prediction_to_markups
 from medai.postprocessing.nodules import nodule_from_mask, prediction_to_label_map, segment_name
@@ -27,6 +29,7 @@ from medai.preprocessing.lung_mask import LEFT_LUNG, RIGHT_LUNG, segment_lungs
 from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.lanes import Lane
+from medai.volume_io.decoding import ScanHead
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,10 @@ class ScanSource(Protocol):
 
     def get(self, path: Any, case_id: str = "") -> Volume:
         """The scan."""
+        ...
+
+    def get_head(self, path: Any, case_id: str = "", *, slices: Callable[[VolumeGeometry], int]) -> ScanHead:
+        """The first slices along k of the scan, at least so many, or all of it."""
         ...
 
 
@@ -67,6 +74,11 @@ class ClickOutcome(Protocol):
         ...
 
     @property
+    def looked_at(self) -> IndexBox:
+        """The part of the scan that the answer rests on; where it reaches the scan's end, on that end too."""
+        ...
+
+    @property
     def uncertainty(self) -> float:
         """0–1."""
         ...
@@ -79,6 +91,11 @@ class ClickOutcome(Protocol):
 
 class ClickModel(Protocol):
     """Outlines what was clicked; ``inference.click.ClickSegmenter`` is one."""
+
+    @property
+    def reach_mm(self) -> float:
+        """How far from a click it usually looks."""
+        ...
 
     def segment(
         self,
@@ -125,18 +142,33 @@ class NoduleClickTask(MedaiInferTask):
         started = time.perf_counter()
         foreground, background = points_ijk(request.params, "foreground"), points_ijk(request.params, "background")
         roi, name = roi_box(request.params), label_name(request.params)
-        volume = self._scans.get(request.scan_path, request.case_id)
-        loaded = time.perf_counter()
-        frame = IndexFrame.of_request(volume.geometry, request.params, is_case=bool(request.case_id))
         version_id, model = self._model()
-        result = model.segment(
-            volume,
-            foreground_ijk=[frame.index(point) for point in foreground],
-            background_ijk=[frame.index(point) for point in background],
-            roi=frame.box(roi),
-        )
+
+        def frame_of(geometry: VolumeGeometry) -> IndexFrame:
+            return IndexFrame.of_request(geometry, request.params, is_case=bool(request.case_id))
+
+        def slices_needed(geometry: VolumeGeometry) -> int:
+            frame = frame_of(geometry)
+            return _slices_needed(geometry, [frame.index(p) for p in (*foreground, *background)], model.reach_mm)
+
+        def segment(volume: Volume, frame: IndexFrame) -> ClickOutcome:
+            return model.segment(
+                volume,
+                foreground_ijk=[frame.index(point) for point in foreground],
+                background_ijk=[frame.index(point) for point in background],
+                roi=frame.box(roi),
+            )
+
+        head = self._scans.get_head(request.scan_path, request.case_id, slices=slices_needed)
+        loaded = time.perf_counter()
+        geometry, volume = head.geometry, head.volume
+        frame = frame_of(geometry)
+        result = _answer_from_head(head, lambda: segment(head.volume, frame))
+        if result is None:
+            volume = self._scans.get(request.scan_path, request.case_id)
+            result = segment(volume, frame)
         inferred = time.perf_counter()
-        payload, extension = encode_label_map(_painted(volume.geometry, result, name), request.params)
+        payload, extension = encode_label_map(_painted(geometry, result, name), request.params)
         encoded = time.perf_counter()
         logger.info(
             "nodule_click %s on %s: %d+%d clicks, %.0f ms",
@@ -294,6 +326,34 @@ class LungsTask(MedaiInferTask):
             "latencies": _latencies(pre=loaded - started, infer=inferred - loaded, post=time.perf_counter() - inferred),
         }
         return InferReply(params=params, payload=payload, extension=extension)
+
+
+def _slices_needed(geometry: VolumeGeometry, clicks_ijk: Sequence[tuple[int, int, int]], reach_mm: float) -> int:
+    """How many slices of a scan a set of clicks can be answered from, most of the time.
+
+    Two more than the reach: one because interpolation takes the next slice in, one so that the end of what is there is
+    not taken for the end of the scan.
+    """
+    whole = geometry.shape_ijk[2]
+    if not all(geometry.contains(click) for click in clicks_ijk):
+        return whole
+    last = max((k for _, _, k in clicks_ijk), default=0)
+    return min(whole, last + 1 + math.ceil(reach_mm / geometry.spacing_mm[2]) + 2)
+
+
+def _answer_from_head(head: ScanHead, segment: Callable[[], ClickOutcome]) -> ClickOutcome | None:
+    """The answer from the first slices, or None where that on the whole scan might be another.
+
+    It is the same where nothing was looked at beyond the slices before the last that is there. Whatever is wrong with
+    the request is left to the whole scan, so that the message says what is valid in it.
+    """
+    if head.is_whole:
+        return segment()
+    try:
+        result = segment()
+    except InputError:
+        return None
+    return result if result.looked_at.stop_ijk[2] < head.volume.geometry.shape_ijk[2] else None
 
 
 def _painted(geometry: VolumeGeometry, result: ClickOutcome, name: str) -> LabelMap:

@@ -29,7 +29,8 @@ class BrightRegion:
         numbered, _ = ndimage.label(volume.image_hu > -400)
         mask = (numbered == numbered[foreground_ijk[0]]) & (volume.image_hu > -400)
         box = IndexBox.of_shape(volume.geometry.shape_ijk)
-        return ClickResult(box=box, mask=mask, probability=mask.astype(np.float32), uncertainty=0.0)
+        probability = mask.astype(np.float32)
+        return ClickResult(box=box, mask=mask, probability=probability, looked_at=box, uncertainty=0.0)
 
 
 def _scene(flip=-1):
