@@ -1,18 +1,23 @@
 """One decode of a scan that several threads wait for: some for all of it, some for its first slices.
 
 The slices of a compressed file appear in order. Whoever needs only the first of them, a click far from the end, need
-not wait for the others, which go on being decoded on another core.
+not wait for the others. Once the first have been handed out and nobody waits for more, decoding rests a moment: on two
+cores it would double the time of the network that works on them (measured: 0.19 instead of 0.08 s).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
+
+REST_S = 0.5
+"""How long decoding rests for an answer from the first slices; a click takes 0.1 s on two cores at leisure."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,12 +51,17 @@ class Decoding:
         self._changed = threading.Condition()
         self._so_far: Volume | None = None
         self._complete = 0
+        self._waiting = 0
+        self._rest_until = 0.0
 
     def tell(self, so_far: Volume, complete: int) -> None:
-        """Take note that the first ``complete`` slices along k are there (``ReadOptions.on_slices``)."""
+        """Take note that the first ``complete`` slices along k are there (``ReadOptions.on_slices``); may rest."""
         with self._changed:
             self._so_far, self._complete = so_far, complete
             self._changed.notify_all()
+            rest_s = self._rest_until - time.monotonic()
+            if rest_s > 0:
+                self._changed.wait_for(lambda: self._waiting > 0, timeout=rest_s)
 
     def end(self, outcome: Volume | BaseException) -> None:
         """Give everybody the scan, or the error."""
@@ -62,8 +72,15 @@ class Decoding:
         with self._changed:
             self._changed.notify_all()
 
+    def want_whole(self) -> None:
+        """Let decoding rest no more."""
+        with self._changed:
+            self._waiting += 1
+            self._changed.notify_all()
+
     def whole(self) -> Volume:
         """Wait for the scan; raises what decoding raised."""
+        self.want_whole()
         return self._outcome.result()
 
     def head(self, slices: Callable[[VolumeGeometry], int]) -> ScanHead:
@@ -81,8 +98,12 @@ class Decoding:
         i, j, k = so_far.geometry.shape_ijk
         if needed < k:
             with self._changed:
+                self._waiting += 1
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: self._complete >= needed or self._outcome.done())
+                self._waiting -= 1
                 complete = self._complete
+                self._rest_until = time.monotonic() + REST_S
             if not self._outcome.done():
                 part = so_far.crop(IndexBox(start_ijk=(0, 0, 0), stop_ijk=(i, j, min(complete, k))))
                 part.image_hu.setflags(write=False)

@@ -8,9 +8,9 @@ modification time, so a changed file is decoded again. Both bounds are kept by f
 than a bound is served but not kept. Peak memory is the decoded scan and the reader's slabs: the disk form is written
 from the same array.
 
-A click needs only the slices around it: ``get_head`` hands out the first slices of a scan while a thread of the cache
-decodes the others, and the disk form is written only after a pause, because on a small machine it would take the
-answer's core and memory bandwidth.
+A click needs only the slices around it: ``get_head`` hands out the first slices of a scan as soon as they are there. A
+thread of the cache decodes the others after a short rest (``decoding``), and the disk form is written only after a
+pause, because on a small machine both would take the answer's core and memory bandwidth.
 
 Threads: any number of callers; one thread writes disk forms; one thread works off ``prefetch``; a few decode for
 ``get_head``.
@@ -119,6 +119,7 @@ class ScanCache:
         found, is_mine = self._find_or_join(key)
         if isinstance(found, Decoding):
             if is_mine:
+                found.want_whole()
                 self._decode(found, path, key)
             found = found.whole()
         return dataclasses.replace(found, case_id=case_id)

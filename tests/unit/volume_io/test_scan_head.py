@@ -9,7 +9,7 @@ import pytest
 from medai.domain import Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
-from medai.volume_io import scan_cache, voxel_stream
+from medai.volume_io import decoding, scan_cache, voxel_stream
 from medai.volume_io.readers import ReadOptions, read_volume
 from medai.volume_io.scan_cache import ScanCache
 from medai.volume_io.writers import write_volume
@@ -169,3 +169,26 @@ def test_whoever_needs_the_disk_form_ends_the_pause(tmp_path, scan):
     assert isinstance(cache.get(tmp_path / "scan.nii.gz").image_hu, np.memmap)
     assert time.monotonic() - started < 10
     cache.close()
+
+
+def test_decoding_rests_once_the_head_is_given_until_somebody_wants_more(scan, monkeypatch):
+    monkeypatch.setattr(decoding, "REST_S", 60.0)
+    work = decoding.Decoding()
+    told = []
+
+    def decode():
+        for complete in range(1, SHAPE_IJK[2] + 1):
+            work.tell(scan, complete)
+            told.append(complete)
+            time.sleep(0.001)
+        work.end(scan)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    assert not work.head(lambda _: 3).is_whole
+    time.sleep(0.05)
+    assert len(told) < SHAPE_IJK[2]
+    assert work.head(lambda _: 2).volume.geometry.shape_ijk[2] < SHAPE_IJK[2]
+    assert work.whole() is scan
+    thread.join()
+    assert len(told) == SHAPE_IJK[2]
