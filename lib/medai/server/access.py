@@ -11,6 +11,9 @@ from monailabel.endpoints.user.auth import RBAC, User
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lanes
 
+_OWN_HOSTS = ("", "127.0.0.1", "::1", "testclient")
+"""Addresses of this machine; the last is what Starlette's test client calls itself."""
+
 
 def _app(request: Request) -> MedaiApp:
     return cast(MedaiApp, request.app.state.medai)
@@ -20,7 +23,21 @@ def _lanes(request: Request) -> Lanes:
     return cast(Lanes, request.app.state.lanes)
 
 
+def _host(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def annotator_of(client_id: str, host: str) -> str:
+    """Who asks, as reservations know it: the name the client gives, and where from.
+
+    The Slicer module calls everyone "user-xyz" who has not chosen a name, so two machines are two annotators whatever
+    they call themselves. On the server's own machine the name alone counts.
+    """
+    return client_id if host in _OWN_HOSTS else f"{client_id}@{host}"
+
+
 App = Annotated[MedaiApp, Depends(_app)]
+Host = Annotated[str, Depends(_host)]
 Threads = Annotated[Lanes, Depends(_lanes)]
 Viewer = Annotated[User, Depends(RBAC(platform.MONAI_LABEL_AUTH_ROLE_USER))]
 Annotator = Annotated[User, Depends(RBAC(platform.MONAI_LABEL_AUTH_ROLE_ANNOTATOR))]

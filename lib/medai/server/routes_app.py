@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body
 from fastapi.responses import FileResponse, JSONResponse
 
 from medai.errors import MedaiError
-from medai.server.access import Admin, App, Threads, Viewer
+from medai.server.access import Admin, App, Host, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, json_of
@@ -35,10 +35,12 @@ async def next_sample(
     app: App,
     lanes: Threads,
     user: Viewer,
+    host: Host,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> JSONResponse:
     """The next case for this annotator, reserved; {} when none is left."""
     request = {"client_id": user.username, **(params or {})}
+    request["client_id"] = annotator_of(str(request["client_id"]), host)
     sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, request)
     if sample:
         lanes.submit(Lane.TRANSFER, _prepare, app, sample["id"])

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
 from medai.errors import InputError
-from medai.server.access import Admin, App, Every, Running, Threads, Viewer
+from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import JobBusyError, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
@@ -49,6 +49,7 @@ class _Source:
     session_id: str
     file: UploadFile | None
     label: UploadFile | None
+    host: str
 
 
 @router.post("/infer/{model}")
@@ -57,6 +58,7 @@ async def infer(
     app: App,
     lanes: Threads,
     user: Viewer,
+    host: Host,
     image: str = "",
     session_id: str = "",
     output: Output | None = None,
@@ -69,7 +71,7 @@ async def infer(
     if output is Output.DICOM_SEG:
         raise InputError("'output=dicom_seg' is not offered yet; the outputs are image, json and all.")
     values = json_object(params, "params")
-    source = _Source(image=image, session_id=session_id, file=file, label=label)
+    source = _Source(image=image, session_id=session_id, file=file, label=label, host=host)
     folder = Path(await lanes.run(Lane.QUICK, tempfile.mkdtemp, prefix="medai-infer-"))
     try:
         lane = Lane.TRANSFER if file or label else Lane.QUICK
@@ -151,7 +153,7 @@ def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Pat
     scan_path = app.study.image_path(source.image)
     client_id = params.get("client_id")
     if isinstance(client_id, str) and client_id:
-        app.reservations.renew(source.image, client_id)
+        app.reservations.renew(source.image, annotator_of(client_id, source.host))
     return InferRequest(scan_path=scan_path, case_id=source.image, params=params, label_path=label_path)
 
 
