@@ -6,6 +6,7 @@ stopped or killed leaves a usable model. The state to resume from lies beside th
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -180,6 +181,7 @@ class _ClickTraining:
         self._optimiser = torch.optim.AdamW(
             self._network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
+        self._optimiser.register_step_pre_hook(_drop_broken_gradients)
         total = config.epochs * config.iterations_per_epoch
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _rate(config.warmup_iterations, total))
         self._evaluator = self._make_evaluator(dataset)
@@ -458,3 +460,19 @@ def _fingerprint(config: ClickTrainingConfig) -> dict[str, Any]:
         key: list(value) if isinstance(value, tuple) else value for key, value in plain["sampling"].items()
     }
     return plain
+
+
+def _drop_broken_gradients(optimiser: Any, args: Any, kwargs: Any) -> None:
+    """Leave a step out whose gradients are not all finite: a bfloat16 backward pass has once spoilt a single tensor.
+
+    Without this one bad gradient makes the weights useless for the rest of the training, while the loss may still be
+    finite. On CUDA the gradient scaler does the same.
+    """
+    import torch
+
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    if all(parameter.grad is None or bool(torch.isfinite(parameter.grad).all()) for parameter in parameters):
+        return
+    logging.getLogger(__name__).warning("A training step had gradients that are not finite; it is left out.")
+    for parameter in parameters:
+        parameter.grad = None
