@@ -76,6 +76,7 @@ def click(
     foreground_ijk = [_index(text, "--point") for text in point]
     background_ijk = [_index(text, "--background") for text in background or []]
     region = _region(roi)
+    from medai.store.layout import engines_folder
     from medai.workflows.infer_case import infer_click
     from medai.workflows.models import open_registry
 
@@ -88,6 +89,7 @@ def click(
         registry=open_registry(studies),
         out=out,
         read=lambda _: volume,
+        cache_folder=engines_folder(),
     )
     _draw(picture, volume, outcome)
     nodule = outcome.nodule
@@ -107,13 +109,16 @@ def scan(
     """Find and outline every nodule of a scan."""
     from rich.table import Table
 
+    from medai.store.layout import engines_folder
     from medai.workflows.infer_case import infer_scan
     from medai.workflows.models import open_registry
 
     screen = console(json_file)
     with screen.status("Looking for nodules"):
         volume = _read(image)
-        outcome = infer_scan(image, registry=open_registry(studies), out=out, read=lambda _: volume)
+        outcome = infer_scan(
+            image, registry=open_registry(studies), out=out, read=lambda _: volume, cache_folder=engines_folder()
+        )
         _draw(picture, volume, outcome)
     table = Table(
         "segment",

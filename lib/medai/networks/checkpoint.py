@@ -76,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     with _open(path) as stored:
         config = _config_of(stored.metadata(), path)
-        return Checkpoint(config=config, tensors={name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118
+        return Checkpoint(config=config, tensors={name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118  # no mapping
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 # OpenVINO reports its use to its maker when it is imported and at every conversion, from a forked process: nothing of
 # ours may leave the machine, and among threads that fork can hang for ever. Where this package is missing OpenVINO
 # falls back to a stub of its own.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: absent
 
 
 class Engine(Protocol):
@@ -105,7 +105,7 @@ class TorchEngine:
         import torch
 
         self._network = network.eval().to(device)
-        self._network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self._network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
         self._config = config
         self._device = device
 

@@ -21,6 +21,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
+from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import Prediction
 from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
@@ -36,13 +37,13 @@ from medai.server.infer_tasks import (
     ScanPredictions,
 )
 from medai.server.model_shelf import ModelShelf
-from medai.server.scoring import UncertaintyScoring, scan_uncertainty
+from medai.server.scoring import UncertaintyScoring
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
 from medai.server.train_task import NoduleTrainTask
-from medai.store.layout import models_folder, state_folder, user_state_folder
+from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
@@ -198,7 +199,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def warm_up(self) -> None:
         """Load the models and what writes an answer, so that the first annotator does not wait for it."""
-        from medai.volume_io import writers  # noqa: F401
+        from medai.volume_io import writers  # noqa: F401  # for its import time alone
 
         for task in (CLICK_TASK, DETECTION_TASK):
             try:
@@ -262,7 +263,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     @property
     def _engines(self) -> Path:
         """Converted networks, named by their weights' digest: one folder for all studies of this user."""
-        return user_state_folder() / "engines"
+        return engines_folder()
 
 
 def _named(served: Mapping[str, Any], name: str, kind: str) -> Any:

@@ -62,7 +62,7 @@ def supply_storage_uids() -> None:
     module = types.ModuleType(
         _STORAGE_UIDS, "Stands in for the module that pydicom 3 removed; see medai.server.compat."
     )
-    module.SegmentationStorage = pydicom.uid.SegmentationStorage  # type: ignore[attr-defined]
+    module.SegmentationStorage = pydicom.uid.SegmentationStorage  # type: ignore[attr-defined]  # made here
     sys.modules[_STORAGE_UIDS] = module
 
 

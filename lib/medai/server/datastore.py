@@ -22,7 +22,7 @@ from medai.errors import NotFoundError
 from medai.store.study import FINAL, StudyStore
 
 
-class MedaiDatastore(Datastore):  # type: ignore[misc]
+class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes are untyped
     """A study as MONAI Label's tasks and endpoints see it."""
 
     def __init__(self, store: StudyStore) -> None:

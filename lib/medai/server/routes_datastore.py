@@ -70,7 +70,7 @@ async def add_image(
 
 @router.delete("/", include_in_schema=False)
 @router.delete("/image")
-async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002
+async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002  # MONAI Label's name
     """Delete a scan and its labels."""
     await lanes.run(Lane.TRANSFER, app.datastore().remove_image, id)
     app.reservations.release(id)
@@ -125,7 +125,7 @@ async def save_label(
 
 
 @router.delete("/label")
-async def remove_label(id: str, tag: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002
+async def remove_label(id: str, tag: str, app: App, lanes: Threads, user: Admin) -> JSONResponse:  # noqa: A002  # MONAI Label's name
     """Delete a label."""
     await lanes.run(Lane.TRANSFER, app.datastore().remove_label, id, tag)
     logger.info("Label '%s' of %s removed by %s", tag, id, user.username)

@@ -12,18 +12,9 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from medai.domain import Prediction
 from medai.server.infer_request import InferRequest, MedaiInferTask
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
-
-
-def scan_uncertainty(prediction: Prediction) -> float:
-    """How much a person could tell the model about a scan: its most doubtful finding, 0 (sure of all) to 1.
-
-    A finding with probability 0.5 counts 1, one with 0 or 1 counts 0. A scan without findings counts 0.
-    """
-    return max((1.0 - abs(2.0 * nodule.probability - 1.0) for nodule in prediction.nodules), default=0.0)
 
 
 class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's classes are untyped

@@ -24,7 +24,7 @@ ANONYMOUS = "user-xyz"
 """What the Slicer plugin calls an annotator who gave no name."""
 
 
-class ReservingStrategy(Strategy):  # type: ignore[misc]
+class ReservingStrategy(Strategy):  # type: ignore[misc]  # monailabel's classes are untyped
     """One of our strategies behind MONAI Label's interface."""
 
     def __init__(

@@ -18,6 +18,11 @@ def models_folder(studies: Path) -> Path:
     return state_folder(studies) / "models"
 
 
+def engines_folder() -> Path:
+    """Converted networks, named by their weights' digest: one folder for all studies of this user."""
+    return user_state_folder() / "engines"
+
+
 def user_state_folder() -> Path:
     """State of no study (converted networks, say): ``medai`` in XDG_STATE_HOME or ~/.local/state."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")

@@ -24,7 +24,7 @@ UNKNOWN_LOGIT = -12.0
 """Where the scan says nothing the prediction is replaced by a sure no: neither loss nor gradient comes from there."""
 
 
-class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]
+class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]  # monai's classes are untyped
     """Turn a ``ClickCase`` into ``image`` [3, …] (HU, foreground, background) and ``label`` [2, …] (nodule, known)."""
 
     def __init__(self, config: SamplingConfig) -> None:

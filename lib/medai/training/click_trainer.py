@@ -392,7 +392,7 @@ def _start_network(start_from: Path | None, seed: int) -> tuple[nn.Module, dict[
         checkpoint = load_checkpoint(start_from)
         network = restore_network(checkpoint)
         config = {key: checkpoint.config[key] for key in ("network", "network_options")}
-    return network.to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]  # torch's stubs lack it
 
 
 def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
@@ -431,7 +431,7 @@ def _inferer(device: torch.device) -> Any:
     import torch
     from monai.inferers import SimpleInferer
 
-    class BrainFloatInferer(SimpleInferer):  # type: ignore[misc]
+    class BrainFloatInferer(SimpleInferer):  # type: ignore[misc]  # monai's classes are untyped
         """Run the network in bfloat16 and give its logits in float32."""
 
         def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:

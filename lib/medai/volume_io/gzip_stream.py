@@ -26,12 +26,12 @@ DAMAGED_STREAM_ERRORS: tuple[type[Exception], ...] = (
 
 def open_inflated(raw: IO[bytes]) -> IO[bytes]:
     """The inflated bytes of a gzip stream that starts at the current position of ``raw`` (several members too)."""
-    return cast("IO[bytes]", igzip.IGzipFile(None, "rb", fileobj=raw))  # type: ignore[no-untyped-call]
+    return cast("IO[bytes]", igzip.IGzipFile(None, "rb", fileobj=raw))  # type: ignore[no-untyped-call]  # isal's
 
 
 def open_deflated(raw: IO[bytes]) -> IO[bytes]:
     """A stream that compresses what is written to it into ``raw``; without file name and time, so repeatable."""
-    return cast("IO[bytes]", igzip.IGzipFile("", "wb", GZIP_LEVEL, raw, 0))  # type: ignore[no-untyped-call]
+    return cast("IO[bytes]", igzip.IGzipFile("", "wb", GZIP_LEVEL, raw, 0))  # type: ignore[no-untyped-call]  # isal's
 
 
 def deflate(data: memoryview) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medai.active_learning.strategies import STRATEGIES, Pool, Strategy
+from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import Prediction, Volume
 from medai.errors import InputError, NotFoundError
 from medai.phantom.study import TRUTH_FOLDER
@@ -309,7 +310,7 @@ class _Loop:
         pool = self.pool()
         scores: Mapping[str, float] = {}
         if self._config.strategy == "uncertainty":
-            scores = {case_id: case_uncertainty(self._predict(models, case_id)) for case_id in pool}
+            scores = {case_id: scan_uncertainty(self._predict(models, case_id)) for case_id in pool}
         chosen = self._strategy.select(Pool(case_ids=tuple(pool), scores=scores), self._rng)
         return chosen if chosen is not None else pool[0]
 
@@ -346,11 +347,6 @@ def load_champions(registry: ModelRegistry, device: str) -> LoopModels:
     clicks = ClickSegmenter(load_engine(registry.champion(CLICK_TASK).weights_path, device=device))
     detector = NoduleDetector(load_engine(registry.champion("nodule_detection").weights_path, device=device))
     return LoopModels(proposer=ScanPipeline(detector, clicks), outliner=clicks)
-
-
-def case_uncertainty(prediction: Prediction) -> float:
-    """The most doubtful finding of a scan, 0 (sure of all) to 1 (one is as likely a nodule as not)."""
-    return max((1.0 - abs(2.0 * nodule.probability - 1.0) for nodule in prediction.nodules), default=0.0)
 
 
 def _mean(values: list[float]) -> float | None:

@@ -88,6 +88,7 @@ def infer_click(
     out: Path | None = None,
     read: Callable[[Path], Volume] | None = None,
     device: str = "auto",
+    cache_folder: Path | None = None,
 ) -> ClickOutcome:
     """Outline the nodule at one or several points of a scan.
 
@@ -100,6 +101,7 @@ def infer_click(
         out: where to write the label map; None writes none.
         read: decodes the scan (a scan cache's ``get``); None reads the file.
         device: see ``medai.networks.engine.load_engine``.
+        cache_folder: where converted networks are kept; None converts each time.
 
     Raises:
         InputError: the scan or a point cannot be used, or nothing was found at the points.
@@ -111,7 +113,7 @@ def infer_click(
 
     volume = _read(path, read)
     model = registry.champion(CLICK_TASK)
-    segmenter = ClickSegmenter(load_engine(model.weights_path, device=device))
+    segmenter = ClickSegmenter(load_engine(model.weights_path, device=device, cache_folder=cache_folder))
     result = segmenter.segment(volume, foreground_ijk=foreground_ijk, background_ijk=background_ijk, roi=roi)
     if not result.mask.any():
         raise InputError(f"Nothing was found at {list(foreground_ijk)}: click inside the nodule.")
@@ -133,6 +135,7 @@ def infer_scan(
     out: Path | None = None,
     read: Callable[[Path], Volume] | None = None,
     device: str = "auto",
+    cache_folder: Path | None = None,
     on_progress: Callable[[float], None] = lambda fraction: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ScanOutcome:
@@ -144,6 +147,7 @@ def infer_scan(
         out: where to write the label map; None writes none.
         read: decodes the scan (a scan cache's ``get``); None reads the file.
         device: see ``medai.networks.engine.load_engine``.
+        cache_folder: where converted networks are kept; None converts each time.
         on_progress: told the share of the work done, 0–1.
         should_stop: asked between steps.
 
@@ -153,7 +157,7 @@ def infer_scan(
         CancelledByUserError: ``should_stop`` said so.
     """
     volume = _read(path, read)
-    pipeline = load_pipeline(registry, device=device)
+    pipeline = load_pipeline(registry, device=device, cache_folder=cache_folder)
     prediction = pipeline.predict(volume, on_progress=on_progress, should_stop=should_stop)
     return ScanOutcome(prediction=prediction, label_map=_written(prediction, out))
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
 from medai.errors import InputError, NotFoundError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.registry import STARTER, ModelRegistry, version_files
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
-from medai.workflows.annotation_loop import LoopConfig, LoopModels, case_uncertainty, play_annotation_loop
+from medai.workflows.annotation_loop import LoopConfig, LoopModels, play_annotation_loop
 from medai.workflows.retrain import CLICK_TASK, EpochFigures, retrain
 
 GEOMETRY = VolumeGeometry(
@@ -224,6 +225,6 @@ def test_uncertainty_of_a_case_is_its_most_doubtful_finding():
     def prediction(*probabilities):
         return Prediction(case_id="c", geometry=GEOMETRY, nodules=tuple(nodule(p) for p in probabilities))
 
-    assert case_uncertainty(prediction()) == 0.0
-    assert case_uncertainty(prediction(0.99)) < case_uncertainty(prediction(0.99, 0.6))
-    assert case_uncertainty(prediction(0.5)) == 1.0
+    assert scan_uncertainty(prediction()) == 0.0
+    assert scan_uncertainty(prediction(0.99)) < scan_uncertainty(prediction(0.99, 0.6))
+    assert scan_uncertainty(prediction(0.5)) == 1.0
