@@ -27,16 +27,11 @@ from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.background import Trainings
+from medai.server.click_task import NoduleClickTask
 from medai.server.datastore import MedaiDatastore
 from medai.server.infer_request import MedaiInferTask
-from medai.server.infer_tasks import (
-    LungsTask,
-    NoduleClickTask,
-    NoduleDetectionTask,
-    NoduleSegmentationTask,
-    ScanPredictions,
-)
 from medai.server.model_shelf import ModelShelf
+from medai.server.scan_tasks import LungsTask, NoduleDetectionTask, NoduleSegmentationTask, ScanPredictions
 from medai.server.scoring import UncertaintyScoring
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans

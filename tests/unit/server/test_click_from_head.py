@@ -10,7 +10,7 @@ from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.inference.click import ClickSegmenter
 from medai.server.infer_request import InferRequest
-from medai.server.infer_tasks import NoduleClickTask
+from medai.server.click_task import NoduleClickTask
 from medai.volume_io.decoding import ScanHead
 
 SHAPE_IJK = (60, 61, 190)

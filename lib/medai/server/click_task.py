@@ -1,0 +1,141 @@
+"""``nodule_click``: one segment from the annotator's clicks, answered from a scan's first slices where they suffice."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.infer_v2 import InferType
+
+from medai.domain import LabelMap, Segment, Volume
+from medai.errors import InputError
+from medai.geometry import VolumeGeometry
+from medai.postprocessing.nodules import nodule_from_mask
+from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
+from medai.server.infer_models import ClickModel, ClickOutcome, ScanSource
+from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
+from medai.server.lanes import Lane
+from medai.server.nodule_table import centre_ijk, latencies, nodule_row
+from medai.volume_io.decoding import ScanHead
+
+logger = logging.getLogger(__name__)
+
+
+class NoduleClickTask(MedaiInferTask):
+    """One segment from the annotator's clicks.
+
+    Args:
+        scans: decoded scans.
+        model: gives the present version and the model, at each request.
+    """
+
+    lane = Lane.CLICK
+
+    def __init__(self, scans: ScanSource, model: Callable[[], tuple[str, ClickModel]]) -> None:
+        super().__init__(
+            type=InferType.DEEPGROW,
+            labels={"nodule": 1},
+            dimension=3,
+            description="Outlines the nodule you click on; more clicks add, background clicks take away",
+        )
+        self._scans = scans
+        self._model = model
+
+    def answer(self, request: InferRequest) -> InferReply:
+        """Segment around the clicks and answer on the whole scan's grid."""
+        started = time.perf_counter()
+        foreground, background = points_ijk(request.params, "foreground"), points_ijk(request.params, "background")
+        roi, name = roi_box(request.params), label_name(request.params)
+        version_id, model = self._model()
+
+        def frame_of(geometry: VolumeGeometry) -> IndexFrame:
+            return IndexFrame.of_request(geometry, request.params, is_case=bool(request.case_id))
+
+        def slices_needed(geometry: VolumeGeometry) -> int:
+            frame = frame_of(geometry)
+            return _slices_needed(geometry, [frame.index(p) for p in (*foreground, *background)], model.reach_mm)
+
+        def segment(volume: Volume, frame: IndexFrame) -> ClickOutcome:
+            return model.segment(
+                volume,
+                foreground_ijk=[frame.index(point) for point in foreground],
+                background_ijk=[frame.index(point) for point in background],
+                roi=frame.box(roi),
+            )
+
+        head = self._scans.get_head(request.scan_path, request.case_id, slices=slices_needed)
+        loaded = time.perf_counter()
+        geometry, volume = head.geometry, head.volume
+        frame = frame_of(geometry)
+        result = _answer_from_head(head, lambda: segment(head.volume, frame))
+        if result is None:
+            volume = self._scans.get(request.scan_path, request.case_id)
+            result = segment(volume, frame)
+        inferred = time.perf_counter()
+        payload, extension = encode_label_map(_painted(geometry, result, name), request.params)
+        encoded = time.perf_counter()
+        logger.info(
+            "nodule_click %s on %s: %d+%d clicks, %.0f ms",
+            version_id,
+            request.case_id or "an uploaded scan",
+            len(foreground),
+            len(background),
+            (encoded - started) * 1e3,
+        )
+        params = {
+            "label_names": {name: 1},
+            "model_version": version_id,
+            "uncertainty": result.uncertainty,
+            "latencies": latencies(pre=loaded - started, infer=inferred - loaded, post=encoded - inferred)
+            | {"network": round(result.seconds.get("network", 0.0), 4)},
+            **_clicked_nodule(volume, result, frame),
+        }
+        return InferReply(params=params, payload=payload, extension=extension)
+
+
+def _slices_needed(geometry: VolumeGeometry, clicks_ijk: Sequence[tuple[int, int, int]], reach_mm: float) -> int:
+    """How many slices of a scan a set of clicks can be answered from, most of the time.
+
+    Two more than the reach: one because interpolation takes the next slice in, one so that the end of what is there is
+    not taken for the end of the scan.
+    """
+    whole = geometry.shape_ijk[2]
+    if not all(geometry.contains(click) for click in clicks_ijk):
+        return whole
+    last = max((k for _, _, k in clicks_ijk), default=0)
+    return min(whole, last + 1 + math.ceil(reach_mm / geometry.spacing_mm[2]) + 2)
+
+
+def _answer_from_head(head: ScanHead, segment: Callable[[], ClickOutcome]) -> ClickOutcome | None:
+    """The answer from the first slices, or None where that on the whole scan might be another.
+
+    It is the same where nothing was looked at beyond the slices before the last that is there. Whatever is wrong with
+    the request is left to the whole scan, so that the message says what is valid in it.
+    """
+    if head.is_whole:
+        return segment()
+    try:
+        result = segment()
+    except InputError:
+        return None
+    return result if result.looked_at.stop_ijk[2] < head.volume.geometry.shape_ijk[2] else None
+
+
+def _painted(geometry: VolumeGeometry, result: ClickOutcome, name: str) -> LabelMap:
+    """The outline on the whole grid; fresh zero pages cost nothing until they are touched."""
+    labels = np.zeros(geometry.shape_ijk, dtype=np.uint8, order="F")
+    if not result.box.is_empty:
+        labels[result.box.slices] = result.mask
+    return LabelMap(geometry=geometry, labels=labels, segments=(Segment(value=1, name=name),))
+
+
+def _clicked_nodule(volume: Volume, result: ClickOutcome, frame: IndexFrame) -> dict[str, Any]:
+    if not result.mask.any():
+        return {"nodules": [], "centroids": {}}
+    probability = float(result.probability[result.mask].mean())
+    nodule = nodule_from_mask(volume, result.box, result.mask, probability=probability)
+    return {"nodules": [nodule_row(nodule, 1)], "centroids": {"1": centre_ijk(nodule, frame)}}
