@@ -2,7 +2,8 @@
 
 A retrained model is published only where patients that no training run has seen say that it is better. The rule:
 
-1. Its mean Dice (over patients) beats the champion's by more than ``margin``.
+1. Its mean score (over patients; a nodule's Dice, or what its family measures) beats the champion's by more than
+   ``margin``.
 2. With ``few_patients`` patients or more, a paired bootstrap over patients finds it worse in at most
    ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
 3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
@@ -28,10 +29,10 @@ class PromotionRules:
     """The thresholds of the gate.
 
     Attributes:
-        margin: Dice by which the challenger's mean must be better; below it a run's own randomness decides.
+        margin: score by which the challenger's mean must be better; below it a run's own randomness decides.
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
-        few_patient_loss: mean Dice that any single patient may lose where there are fewer patients.
+        few_patient_loss: mean score that any single patient may lose where there are fewer patients.
     """
 
     margin: float = 0.002
@@ -59,16 +60,18 @@ class Verdict:
         reason: one sentence with the numbers, for the annotator.
         figures: the comparison.
         rules: the thresholds that held.
-        champion_dice: case id to mean Dice of the champion on the held-back cases.
-        challenger_dice: the same of the challenger.
+        measure: what the scores are.
+        champion_score: case id to the champion's score on the held-back cases.
+        challenger_score: the same of the challenger.
     """
 
     publish: bool
     reason: str
     figures: PairedDifference
     rules: PromotionRules
-    champion_dice: Mapping[str, float]
-    challenger_dice: Mapping[str, float]
+    measure: str
+    champion_score: Mapping[str, float]
+    challenger_score: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values for ``verdict.json`` and reports."""
@@ -77,26 +80,29 @@ class Verdict:
             "reason": self.reason,
             "figures": asdict(self.figures),
             "rules": asdict(self.rules),
-            "champion_dice": dict(self.champion_dice),
-            "challenger_dice": dict(self.challenger_dice),
+            "measure": self.measure,
+            "champion_score": dict(self.champion_score),
+            "challenger_score": dict(self.challenger_score),
         }
 
 
 def judge(
-    champion_dice: Mapping[str, float],
-    challenger_dice: Mapping[str, float],
+    champion_score: Mapping[str, float],
+    challenger_score: Mapping[str, float],
     *,
     patient_of_case: Mapping[str, str] | None = None,
     rules: PromotionRules | None = None,
+    measure: str = "Dice",
     rng: np.random.Generator,
 ) -> Verdict:
     """Decide whether the challenger is published (the module says by which rule).
 
     Args:
-        champion_dice: case id to Dice (0–1) of the champion on the held-back cases.
-        challenger_dice: the same cases, the challenger.
+        champion_score: case id to score (0–1, higher is better) of the champion on the held-back cases.
+        challenger_score: the same cases, the challenger.
         patient_of_case: case id to patient; None: each case is a patient of its own.
         rules: thresholds; None: the defaults.
+        measure: what the scores are, for the reason.
         rng: draws the bootstrap samples.
 
     Returns:
@@ -106,22 +112,23 @@ def judge(
         InputError: no case, the two were scored on different cases, or a score is not finite.
     """
     rules = rules or PromotionRules()
-    figures = paired_difference(champion_dice, challenger_dice, patient_of_case=patient_of_case, rng=rng)
-    publish, reason = _decide(figures, rules)
+    figures = paired_difference(champion_score, challenger_score, patient_of_case=patient_of_case, rng=rng)
+    publish, reason = _decide(figures, rules, measure)
     return Verdict(
         publish=publish,
         reason=reason,
         figures=figures,
         rules=rules,
-        champion_dice=dict(champion_dice),
-        challenger_dice=dict(challenger_dice),
+        measure=measure,
+        champion_score=dict(champion_score),
+        challenger_score=dict(challenger_score),
     )
 
 
-def _decide(figures: PairedDifference, rules: PromotionRules) -> tuple[bool, str]:
+def _decide(figures: PairedDifference, rules: PromotionRules, measure: str) -> tuple[bool, str]:
     """The rule itself, and the sentence that tells it."""
     patients = f"{figures.patient_count} held-back patient" + ("" if figures.patient_count == 1 else "s")
-    change = f"mean Dice {figures.champion_mean:.3f} → {figures.challenger_mean:.3f} on {patients}"
+    change = f"mean {measure} {figures.champion_mean:.3f} → {figures.challenger_mean:.3f} on {patients}"
     if figures.difference < 0:
         return False, f"Refused: worse, {change}."
     if figures.difference <= rules.margin:

@@ -161,7 +161,7 @@ class RoundReport:
     def table_row(self) -> tuple[str, ...]:
         """Round, case, nodules found, false ones, Dice of proposals, clicks, held-back Dice, the model's fate."""
         training = self.training
-        held_back = f"{training.champion_dice:.3f} → {training.challenger_dice:.3f}" if training else "–"
+        held_back = f"{training.champion_score:.3f} → {training.challenger_score:.3f}" if training else "–"
         outcome = ("published" if training.published else "refused") if training else "–"
         return (
             str(self.number),

@@ -13,7 +13,8 @@ from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, train_click_network
 from medai.training.dataset import ClickDataset
-from medai.workflows.retrain import EpochFigures, RetrainConfig
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
+from medai.workflows.labelled_nodules import collect_labelled_nodules
 
 JUDGE_SEED = 20240229
 """Places the judge's clicks. The same in every run, so that rounds compare."""
@@ -32,7 +33,7 @@ WARMUP_SHARE = 8
 
 
 def train_click_challenger(
-    nodules: Sequence[ClickCase],
+    examples: Sequence[ClickCase],
     *,
     start_from: Path,
     output_folder: Path,
@@ -43,7 +44,7 @@ def train_click_challenger(
     """Fine-tune the champion's click network on submitted nodules.
 
     Args:
-        nodules: of training patients only.
+        examples: nodules of training patients only.
         start_from: the champion's weights.
         output_folder: takes the challenger.
         config: epochs, device, seed.
@@ -58,7 +59,7 @@ def train_click_challenger(
         loss = report.train_loss if math.isfinite(report.train_loss) else None
         on_epoch(EpochFigures(epoch=report.epoch, total_epochs=report.total_epochs, loss=loss))
 
-    dataset = choosing_dataset(nodules)
+    dataset = choosing_dataset(examples)
     result = train_click_network(
         dataset,
         training_config(len(dataset.training), config),
@@ -102,21 +103,30 @@ def choosing_dataset(nodules: Sequence[ClickCase]) -> ClickDataset:
     )
 
 
-def score_click_network(weights_path: Path, nodules: Sequence[ClickCase], *, device: str) -> dict[str, float]:
+def score_click_network(weights_path: Path, examples: Sequence[ClickCase], *, device: str) -> dict[str, float]:
     """Dice of a click network's first answer for each nodule, on the scan's own grid.
 
     Args:
         weights_path: the network.
-        nodules: nodules with their truth; the same order gives the same clicks.
+        examples: nodules with their truth; the same order gives the same clicks.
         device: "auto", "cpu" or "cuda".
 
     Returns:
         Nodule's case id to Dice, 0–1.
     """
     engine = load_engine(weights_path, device=device)
-    scores = evaluate_click_model(engine, nodules, JUDGE_SEED, clicks=JUDGE_CLICKS)
-    return {nodule.case_id: score for nodule, score in zip(nodules, scores, strict=True)}
+    scores = evaluate_click_model(engine, examples, JUDGE_SEED, clicks=JUDGE_CLICKS)
+    return {nodule.case_id: score for nodule, score in zip(examples, scores, strict=True)}
 
 
 def _hash(patient_id: str) -> str:
     return hashlib.sha256(patient_id.encode()).hexdigest()
+
+
+CLICK_FAMILY: Family[ClickCase] = Family(
+    task=CLICK_TASK,
+    measure="Dice",
+    collect=collect_labelled_nodules,
+    train=train_click_challenger,
+    score=score_click_network,
+)

@@ -41,7 +41,9 @@ class RetrainProgress:
         epoch: epochs done, 0 before the first one.
         total_epochs: epochs to do.
         loss: mean training loss of the last epoch; None where there is none.
-        dice: best mean Dice on the held-back patients known so far; None before the champion has been judged.
+        score: best mean score on the held-back patients known so far; None before the champion has been judged.
+        measure: what the score is.
+        task: the model family that trains.
         eta_s: seconds until the last epoch ends; None where that is not known.
     """
 
@@ -49,8 +51,10 @@ class RetrainProgress:
     epoch: int
     total_epochs: int
     loss: float | None = None
-    dice: float | None = None
+    score: float | None = None
     eta_s: float | None = None
+    measure: str = "Dice"
+    task: str = "nodule_click"
 
     def describe(self) -> str:
         """One short line for a progress bar."""
@@ -119,20 +123,21 @@ def train_stats(progress: RetrainProgress, *, started_s: float) -> dict[str, Any
         started_s: when it began, seconds since 1970.
     """
     stats: dict[str, Any] = {
+        "task": progress.task,
         "stage": progress.stage,
         "epoch": progress.epoch,
         "current_epoch": progress.epoch,
         "total_epochs": progress.total_epochs,
         "start_ts": int(started_s),
         "total_time": time.strftime("%H:%M:%S", time.gmtime(max(0.0, time.time() - started_s))),
-        "best_metric": _finite_or(progress.dice, 0.0),
+        "best_metric": _finite_or(progress.score, 0.0),
         "train": {},
         "eval": {},
     }
     if progress.loss is not None and math.isfinite(progress.loss):
         stats["train"]["loss"] = progress.loss
-    if progress.dice is not None and math.isfinite(progress.dice):
-        stats["eval"]["mean_dice"] = progress.dice
+    if progress.score is not None and math.isfinite(progress.score):
+        stats["eval"][f"mean_{progress.measure.lower().replace(' ', '_')}"] = progress.score
     if progress.eta_s is not None and math.isfinite(progress.eta_s):
         stats["eta_s"] = progress.eta_s
     return stats

@@ -15,7 +15,9 @@ from medai.registry import STARTER, ModelRegistry, version_files
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
 from medai.workflows.annotation_loop import LoopConfig, LoopModels, play_annotation_loop
-from medai.workflows.retrain import CLICK_TASK, EpochFigures, retrain
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family
+from medai.workflows.labelled_nodules import collect_labelled_nodules
+from medai.workflows.retrain import retrain
 
 GEOMETRY = VolumeGeometry(
     shape_ijk=(20, 22, 24),
@@ -101,15 +103,21 @@ class Loop:
         self.loaded.append(models)
         return LoopModels(proposer=models, outliner=models)
 
-    def train(self, nodules, *, start_from, output_folder, config, on_epoch, should_stop):
+    def train(self, examples, *, start_from, output_folder, config, on_epoch, should_stop):
         on_epoch(EpochFigures(epoch=config.epochs, total_epochs=config.epochs, loss=0.5))
         output_folder.mkdir(parents=True)
         path = output_folder / "challenger.safetensors"
         path.write_text(str(self.trained_dice.pop(0)))
         return path
 
-    def score(self, weights_path, nodules, *, device):
-        return {n.case_id: float(weights_path.read_text()) for n in nodules}
+    def score(self, weights_path, examples, *, device):
+        return {e.case_id: float(weights_path.read_text()) for e in examples}
+
+    @property
+    def family(self):
+        return Family(
+            task=CLICK_TASK, measure="Dice", collect=collect_labelled_nodules, train=self.train, score=self.score
+        )
 
     def play(self, studies, registry, **config):
         return list(
@@ -118,7 +126,7 @@ class Loop:
                 LoopConfig(**config),
                 on_step=self.steps.append,
                 load_models=self.load_models,
-                retrainer=functools.partial(retrain, trainer=self.train, scorer=self.score),
+                retrainer=functools.partial(retrain, family=self.family),
                 registry=registry,
             )
         )

@@ -17,7 +17,9 @@ from medai.registry import STARTER, ModelRegistry, version_files
 from medai.store.split import FrozenSplit
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
-from medai.workflows.retrain import CLICK_TASK, EpochFigures, RetrainConfig, retrain
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
+from medai.workflows.labelled_nodules import collect_labelled_nodules
+from medai.workflows.retrain import retrain
 from medai.workflows.training_runs import latest_report, latest_stats
 
 GEOMETRY = VolumeGeometry(
@@ -34,8 +36,8 @@ class FakeNetwork:
         self.trained_on = None
         self.judged_on = []
 
-    def train(self, nodules, *, start_from, output_folder, config, on_epoch, should_stop):
-        self.trained_on = [nodule.case_id for nodule in nodules]
+    def train(self, examples, *, start_from, output_folder, config, on_epoch, should_stop):
+        self.trained_on = [example.case_id for example in examples]
         assert start_from.is_file()
         for epoch in range(1, config.epochs + 1):
             if should_stop():
@@ -46,9 +48,15 @@ class FakeNetwork:
         path.write_text(str(self.trained_dice))
         return path
 
-    def score(self, weights_path, nodules, *, device):
-        self.judged_on.append([nodule.case_id for nodule in nodules])
-        return {nodule.case_id: float(weights_path.read_text()) for nodule in nodules}
+    def score(self, weights_path, examples, *, device):
+        self.judged_on.append([example.case_id for example in examples])
+        return {example.case_id: float(weights_path.read_text()) for example in examples}
+
+    @property
+    def family(self):
+        return Family(
+            task=CLICK_TASK, measure="Dice", collect=collect_labelled_nodules, train=self.train, score=self.score
+        )
 
 
 @pytest.fixture
@@ -95,8 +103,7 @@ def run(study, registry, network, *, should_stop=lambda: False, on_progress=lamb
         RetrainConfig(epochs=epochs),
         on_progress=on_progress,
         should_stop=should_stop,
-        trainer=network.train,
-        scorer=network.score,
+        family=network.family,
     )
 
 
@@ -107,9 +114,9 @@ def test_a_better_model_is_published_and_reported(labelled_study, registry):
     assert report.published
     assert (report.former_version, report.version) == (STARTER, champion.version_id)
     assert champion.weights_path.read_text() == "0.8"
-    assert report.champion_dice == pytest.approx(0.7)
-    assert report.challenger_dice == pytest.approx(0.8)
-    assert report.train_nodules + report.held_back_nodules == 9
+    assert report.champion_score == pytest.approx(0.7)
+    assert report.challenger_score == pytest.approx(0.8)
+    assert report.train_examples + report.held_back_examples == 9
     assert champion.card["trained_from"] == STARTER
     assert champion.verdict["reason"] == report.reason
     assert latest_report(labelled_study.folder) == json.loads(json.dumps(report.to_json()))
@@ -165,8 +172,8 @@ def test_progress_tells_every_stage_and_epoch(labelled_study, registry):
     assert [progress.epoch for progress in epochs] == [0, 1, 2, 3]
     assert [progress.loss for progress in epochs] == [None, 1.0, 0.5, pytest.approx(1 / 3)]
     assert epochs[-1].eta_s == 0.0
-    assert epochs[1].dice == pytest.approx(0.7)
-    assert seen[-1].dice == pytest.approx(0.8)
+    assert epochs[1].score == pytest.approx(0.7)
+    assert seen[-1].score == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("stop_after", [*range(9), 13, 14])
@@ -224,8 +231,8 @@ def test_unusable_labels_are_left_out_with_the_reason(labelled_study, registry, 
 
 def test_a_model_published_meanwhile_is_not_overwritten(labelled_study, registry):
     class Overtaken(FakeNetwork):
-        def train(self, nodules, **named):
-            path = super().train(nodules, **named)
+        def train(self, examples, **named):
+            path = super().train(examples, **named)
             registry.publish(CLICK_TASK, path, {}, judge({"a": 0.7}, {"a": 0.9}, rng=np.random.default_rng(0)))
             return path
 
@@ -256,7 +263,7 @@ def test_a_lung_left_in_the_label_is_not_a_nodule(labelled_study, registry, tmp_
     write_label_map(LabelMap(geometry=geometry, labels=labels, segments=segments), tmp_path / "label.nii.gz")
     labelled_study.save_label("lung", tmp_path / "label.nii.gz", "final")
     report = run(labelled_study, registry, FakeNetwork(0.8))
-    assert report.train_nodules + report.held_back_nodules == 9 + 1
+    assert report.train_examples + report.held_back_examples == 9 + 1
 
 
 def test_killed_at_random_moments_the_next_training_runs(labelled_study, registry, rng):

@@ -8,6 +8,7 @@ import pytest
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import CancelledByUserError
+from medai.evaluation.promotion import PromotionRules
 from medai.geometry import VolumeGeometry
 from medai.registry import STARTER, ModelRegistry
 from medai.store.study import StudyStore
@@ -66,7 +67,7 @@ def test_the_whole_trip_with_a_real_network(study, registry):
     config = RetrainConfig(epochs=1, device="cpu")
     report = retrain(study, registry, config, on_progress=seen.append, should_stop=lambda: False)
     champion = registry.champion(CLICK_TASK)
-    assert report.published == (report.challenger_dice > report.champion_dice + config.rules.margin)
+    assert report.published == (report.challenger_score > report.champion_score + PromotionRules().margin)
     assert (champion.version_id == STARTER) == (not report.published)
     losses = [step.loss for step in seen if step.stage == "train"]
     assert losses[:2] == [None, None]  # the stage, and the weights the training starts from
@@ -76,7 +77,7 @@ def test_the_whole_trip_with_a_real_network(study, registry):
     # What is served scores what the report says it scores.
     nodules = collect_labelled_nodules(study)
     again = score_click_network(champion.weights_path, nodules.held_back, device="cpu")
-    expected = report.verdict.challenger_dice if report.published else report.verdict.champion_dice
+    expected = report.verdict.challenger_score if report.published else report.verdict.champion_score
     assert again == pytest.approx(dict(expected), abs=1e-6)
     assert not list((study.folder / ".medai" / "training").glob("*/work"))
 

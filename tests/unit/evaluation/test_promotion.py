@@ -86,7 +86,7 @@ def test_verdict_survives_json(rng):
     again = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
     assert again["publish"] is True
     assert again["figures"]["difference"] == pytest.approx(0.1)
-    assert again["challenger_dice"] == {"case_00": 0.8, "case_01": 0.7}
+    assert again["challenger_score"] == {"case_00": 0.8, "case_01": 0.7}
     assert again["rules"]["margin"] == 0.002
 
 

@@ -14,15 +14,15 @@ def test_a_study_that_never_trained_has_no_stats(tmp_path):
 
 def test_stats_and_report_are_there_after_the_run(tmp_path):
     with training_run(tmp_path) as run:
-        run.write_stats(RetrainProgress(stage="train", epoch=2, total_epochs=5, loss=0.25, dice=0.75, eta_s=12.0))
+        run.write_stats(RetrainProgress(stage="train", epoch=2, total_epochs=5, loss=0.25, score=0.75, eta_s=12.0))
         run.work_folder.mkdir(parents=True)
-        run.write_report({"published": False, "champion_dice": float("nan")})
+        run.write_report({"published": False, "champion_score": float("nan")})
     stats = latest_stats(tmp_path)
     assert (stats["epoch"], stats["current_epoch"], stats["total_epochs"]) == (2, 2, 5)
     assert stats["best_metric"] == 0.75
     assert stats["train"] == {"loss": 0.25}
     assert stats["start_ts"] == int(run.started_s)
-    assert latest_report(tmp_path) == {"published": False, "champion_dice": None}
+    assert latest_report(tmp_path) == {"published": False, "champion_score": None}
     assert not run.work_folder.exists()
 
 
@@ -36,7 +36,7 @@ def test_the_latest_run_counts(tmp_path):
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
 def test_stats_never_hold_what_json_readers_refuse(value):
     stats = train_stats(
-        RetrainProgress(stage="train", epoch=0, total_epochs=5, loss=value, dice=value, eta_s=value), started_s=0.0
+        RetrainProgress(stage="train", epoch=0, total_epochs=5, loss=value, score=value, eta_s=value), started_s=0.0
     )
     text = json.dumps(stats, allow_nan=False)
     assert "null" not in text

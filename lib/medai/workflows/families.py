@@ -1,0 +1,143 @@
+"""The model families that a study can retrain: how each reads the labels, trains a challenger and is judged.
+
+``workflows.retrain`` is the same for all of them; a family says what differs. Families are listed by hand in
+``FAMILIES`` and imported when they are asked for: each brings its network library with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from medai.errors import InputError, NotFoundError
+from medai.evaluation.promotion import PromotionRules
+from medai.workflows.labelled_examples import E, LabelledExamples, LabelledStudy
+
+E_contra = TypeVar("E_contra", contravariant=True)
+
+CLICK_TASK = "nodule_click"
+DETECTION_TASK = "nodule_detection"
+CLASSIFICATION_TASK = "nodule_classification"
+
+ALIASES = {
+    "segmentation": CLICK_TASK,
+    "nodule_segmentation": CLICK_TASK,
+    "detection": DETECTION_TASK,
+    "classification": CLASSIFICATION_TASK,
+}
+"""Other names of the tasks: the short ones of ``medai evaluate``, and what the server's first trainer used to be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainConfig:
+    """What a training run is asked for.
+
+    Attributes:
+        epochs: passes over the labels.
+        device: "auto", "cpu" or "cuda".
+        seed: the same seed and labels train the same model on one machine.
+        rules: the gate's thresholds; None: the family's.
+    """
+
+    epochs: int = 20
+    device: str = "auto"
+    seed: int = 1
+    rules: PromotionRules | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"A training of {self.epochs} epochs learns nothing: ask for 1 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochFigures:
+    """One epoch of a training: its number from 1, how many there are, and the mean loss."""
+
+    epoch: int
+    total_epochs: int
+    loss: float | None
+
+
+class Collector(Protocol[E]):
+    """Reads a study's labels."""
+
+    def __call__(self, study: LabelledStudy, *, should_stop: Callable[[], bool]) -> LabelledExamples[E]:
+        """The examples to learn from and to judge by, no patient on both sides; InputError where they are too few."""
+        ...
+
+
+class ChallengerTrainer(Protocol[E_contra]):
+    """Trains a challenger and says where its weights lie."""
+
+    def __call__(
+        self,
+        examples: Sequence[E_contra],
+        *,
+        start_from: Path,
+        output_folder: Path,
+        config: RetrainConfig,
+        on_epoch: Callable[[EpochFigures], None],
+        should_stop: Callable[[], bool],
+    ) -> Path:
+        """Train on ``examples`` from the weights ``start_from``; write only below ``output_folder``."""
+        ...
+
+
+class ExampleScorer(Protocol[E_contra]):
+    """Scores a model."""
+
+    def __call__(self, weights_path: Path, examples: Sequence[E_contra], *, device: str) -> Mapping[str, float]:
+        """Score (0–1, higher is better) by example; the same questions for every model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family(Generic[E]):
+    """One sort of model.
+
+    Attributes:
+        task: its name in the registry.
+        measure: what its score is, in the words of a verdict: "Dice".
+        collect: reads the labels.
+        train: trains.
+        score: judges.
+        rules: the gate's thresholds for this score.
+    """
+
+    task: str
+    measure: str
+    collect: Collector[E]
+    train: ChallengerTrainer[E]
+    score: ExampleScorer[E]
+    rules: PromotionRules = field(default_factory=PromotionRules)
+
+
+def _click() -> Family[Any]:
+    from medai.workflows.click_challenger import CLICK_FAMILY
+
+    return CLICK_FAMILY
+
+
+FAMILIES: dict[str, Callable[[], Family[Any]]] = {
+    CLICK_TASK: _click,
+}
+"""Task to the function that imports its family."""
+
+
+def task_name(name: str) -> str:
+    """The task that a name means: its own, or one of ``ALIASES``.
+
+    Raises:
+        NotFoundError: no task's name; the message lists them.
+    """
+    task = ALIASES.get(name, name)
+    if task not in FAMILIES:
+        raise NotFoundError(f"There is no task '{name}' to train. There are: {', '.join(FAMILIES)}.")
+    return task
+
+
+def family_of(name: str) -> Family[Any]:
+    """The family of a task, by its name or an alias of it."""
+    return FAMILIES[task_name(name)]()

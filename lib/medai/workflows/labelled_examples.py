@@ -1,0 +1,171 @@
+"""What annotators have submitted, placed by patient for learning and for judging; the same for every family."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from medai.domain import LabelMap, Segment, Volume
+from medai.errors import CancelledByUserError, InputError, MedaiError
+from medai.store.split import FrozenSplit
+from medai.volume_io.readers import read_label_map, read_volume
+
+logger = logging.getLogger(__name__)
+
+SUBMITTED_TAG = "final"
+"""MONAI Label's tag for what an annotator has accepted."""
+
+
+class LabelledStudy(Protocol):
+    """What is read of a study; ``medai.store.study.StudyStore`` is one."""
+
+    folder: Path
+
+    def labeled(self, tag: str = ...) -> list[str]:
+        """Ids of the cases with a label of this tag."""
+        ...
+
+    def image_path(self, case_id: str) -> Path:
+        """The scan's file."""
+        ...
+
+    def label_path(self, case_id: str, tag: str) -> Path:
+        """The label's file."""
+        ...
+
+    def label_info(self, case_id: str, tag: str) -> dict[str, Any]:
+        """What the client said of the label; ``label_info`` names its values."""
+        ...
+
+
+class Example(Protocol):
+    """Something to learn from or to judge by: a nodule, or a whole scan."""
+
+    @property
+    def case_id(self) -> str:
+        """Names it in verdicts."""
+        ...
+
+    @property
+    def patient_id(self) -> str:
+        """The split's patient key; not for logs."""
+        ...
+
+
+E = TypeVar("E", bound=Example)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledExamples(Generic[E]):
+    """Submitted examples; each one's ``patient_id`` is the split's patient key, which is not for logs.
+
+    Attributes:
+        train: examples of the patients that train.
+        held_back: examples of the patients that judge; no patient is in both.
+        trained_on: the study's cases behind ``train``.
+        judged_on: those behind ``held_back``.
+        skipped: study case to the reason why its label is not used.
+    """
+
+    train: tuple[E, ...]
+    held_back: tuple[E, ...]
+    trained_on: tuple[str, ...]
+    judged_on: tuple[str, ...]
+    skipped: Mapping[str, str]
+
+
+def collect_examples(
+    study: LabelledStudy,
+    case_ids: Sequence[str],
+    examples_of_case: Callable[[str], list[E]],
+    *,
+    nothing: str,
+    needed: str,
+    should_stop: Callable[[], bool],
+) -> LabelledExamples[E]:
+    """Read labels and place their patients.
+
+    A label that cannot be used is left out with the reason: one annotator's slip does not stop the training of all.
+
+    Args:
+        study: the study.
+        case_ids: its labelled cases.
+        examples_of_case: reads one case; MedaiError where its label cannot be used.
+        nothing: why a case without an example is left out.
+        needed: what an annotator has to do where there are too few, a sentence.
+        should_stop: asked before each case; scans take seconds to decode.
+
+    Raises:
+        InputError: too few usable labels to train on some patients and judge on others.
+        CancelledByUserError: ``should_stop`` said so.
+    """
+    examples: dict[str, list[E]] = {}
+    skipped: dict[str, str] = {}
+    for case_id in case_ids:
+        if should_stop():
+            raise CancelledByUserError("The training was stopped (collect); the model in use stays.")
+        try:
+            found = examples_of_case(case_id)
+        except MedaiError as error:
+            skipped[case_id] = str(error)
+            logger.warning("The submitted label of case %s is not used: %s", case_id, error)
+            continue
+        if found:
+            examples[case_id] = found
+        else:
+            skipped[case_id] = nothing
+    placed = FrozenSplit(study.folder).place_cases(examples)
+    train = [case_id for case_id in examples if placed[case_id] == "train"]
+    held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
+    if not train or not held_back:
+        raise InputError(_too_few(len(examples), skipped, has_train=bool(train), needed=needed))
+    return LabelledExamples(
+        train=tuple(example for case_id in train for example in examples[case_id]),
+        held_back=tuple(example for case_id in held_back for example in examples[case_id]),
+        trained_on=tuple(sorted(train)),
+        judged_on=tuple(sorted(held_back)),
+        skipped=skipped,
+    )
+
+
+def read_scan(study: LabelledStudy, case_id: str) -> Volume:
+    """A case's scan, named by the case."""
+    scan = read_volume(study.image_path(case_id))
+    return Volume(geometry=scan.geometry, image_hu=scan.image_hu, case_id=case_id, header=scan.header)
+
+
+def read_submitted(study: LabelledStudy, case_id: str, tag: str = SUBMITTED_TAG) -> LabelMap:
+    """A case's submitted label with the names its annotator gave.
+
+    Raises:
+        InputError: it is a detection markup, or it cannot be read.
+    """
+    label_path = study.label_path(case_id, tag)
+    if label_path.suffix == ".json":
+        raise InputError(f"{label_path.name} is a detection markup, not an outline.")
+    label_map = read_label_map(label_path)
+    entries = study.label_info(case_id, tag).get("label_info")
+    named = (
+        {e.get("idx"): e.get("name") for e in entries if isinstance(e, Mapping)} if isinstance(entries, list) else {}
+    )
+    segments = tuple(
+        Segment(value=s.value, name=str(named.get(s.value) or s.name), colour_rgb=s.colour_rgb)
+        for s in label_map.segments
+    )
+    return LabelMap(geometry=label_map.geometry, labels=label_map.labels, segments=segments)
+
+
+def _too_few(usable: int, skipped: Mapping[str, str], *, has_train: bool, needed: str) -> str:
+    """Why there can be no training yet, and what to do."""
+    left_out = "".join(f" Not used: case {case_id} ({reason})" for case_id, reason in skipped.items())
+    if usable == 0:
+        what = "No case of this study has a usable submitted label"
+    else:
+        missing = "held back to judge the new model" if has_train else "left to train on"
+        what = (
+            f"{usable} case{'s have' if usable > 1 else ' has'} a usable submitted label, but no patient is {missing}"
+        )
+    return f"{what}. {needed}{left_out}"
