@@ -11,12 +11,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medai.domain import LabelMap, Volume
 from medai.domain.click_case import ClickCase
 from medai.errors import GeometryError, InputError
-from medai.geometry import IndexBox
+from medai.postprocessing.components import LEAST_VOXELS, label_components
 
 CONTEXT_MM = 40.0
 """Scan kept around a nodule: half the field of the coarsest patch."""
@@ -55,7 +54,7 @@ class ClickDataset:
 
 
 def nodule_cases(
-    pairs: Iterable[tuple[Volume, LabelMap]], *, context_mm: float = CONTEXT_MM, min_voxels: int = 4
+    pairs: Iterable[tuple[Volume, LabelMap]], *, context_mm: float = CONTEXT_MM, min_voxels: int = LEAST_VOXELS
 ) -> list[ClickCase]:
     """Cut one case a nodule out of scans with label maps.
 
@@ -80,11 +79,12 @@ def nodule_cases(
                 f"{label_map.geometry.describe()} instead of {volume.geometry.describe()}. "
                 "Export them on the scan's own grid."
             )
-        for number, (box, component) in enumerate(_components(label_map.labels, min_voxels), start=1):
+        components = label_components(label_map.labels, min_voxels=min_voxels)
+        for number, found in enumerate(components, start=1):
             margin = [int(np.ceil(context_mm / s)) for s in volume.geometry.spacing_mm]
-            region = box.expand(margin).clip(volume.geometry.shape_ijk)
+            region = found.box.expand(margin).clip(volume.geometry.shape_ijk)
             mask = np.zeros(region.shape_ijk, dtype=bool)
-            mask[box.shift([-n for n in region.start_ijk]).slices] = component
+            mask[found.box.shift([-n for n in region.start_ijk]).slices] = found.mask
             cropped = volume.crop(region)
             cases.append(
                 ClickCase(
@@ -112,24 +112,3 @@ def split_by_patient(cases: Iterable[ClickCase]) -> tuple[list[ClickCase], list[
     for case in cases:
         (validation if is_validation_patient(case.patient_id) else training).append(case)
     return training, validation
-
-
-def _components(labels: NDArray[np.generic], min_voxels: int) -> Iterable[tuple[IndexBox, NDArray[np.bool_]]]:
-    """Boxes and box-shaped masks of the connected components of every label value."""
-    from scipy import ndimage
-
-    outer = IndexBox.of_mask(labels)
-    if outer is None:
-        return
-    inside = labels[outer.slices]
-    for value in np.unique(inside[inside != 0]):
-        numbered, _ = ndimage.label(inside == value, structure=np.ones((3, 3, 3), dtype=bool))
-        for number, slices in enumerate(ndimage.find_objects(numbered), start=1):
-            component = numbered[slices] == number
-            if np.count_nonzero(component) >= min_voxels:
-                start = [int(s.start) for s in slices]
-                box = IndexBox(
-                    start_ijk=(start[0], start[1], start[2]),
-                    stop_ijk=(int(slices[0].stop), int(slices[1].stop), int(slices[2].stop)),
-                )
-                yield box.shift(outer.start_ijk), component
