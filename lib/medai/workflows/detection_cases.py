@@ -1,0 +1,480 @@
+"""Scans whose nodules are all known, for training a detector and for judging one.
+
+Most are phantoms, with nodules of their own and with real ones put into them; some are real scans with real nodules put
+into them; some hold no nodule at all. Nodules and scans of held-back patients appear in held-back cases only.
+
+A folder of such cases is laid out like a LUNA16 download, so that ``medai evaluate detection --data FOLDER`` and any
+LUNA16 script read it:
+
+    FOLDER/images/<case>.nii.gz       the scan, int16 HU
+    FOLDER/annotations.csv            seriesuid,coordX,coordY,coordZ,diameter_mm: LPS millimetres, a nodule a line
+    FOLDER/annotations_excluded.csv   the same for findings that are neither right nor wrong to mark
+    FOLDER/seriesuids.csv             every case, also those without a nodule
+    FOLDER/truth/<case>.json          the same facts and the nodules' kinds and sources; what a resumed run goes by
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.domain import NoduleKind, Volume
+from medai.domain.detection_case import DetectionCase, TrueNodule
+from medai.errors import CancelledByUserError, InputError, StorageError
+from medai.geometry.frames import points_ras_to_lps
+from medai.phantom import Attachment, Kernel, Margin, NoduleSpec, Phantom, PhantomConfig, make_phantom
+from medai.phantom.cutout import NoduleCutout, cut_out
+from medai.phantom.insertion import Host
+from medai.preprocessing.lung_mask import segment_lungs
+from medai.training.dataset import is_validation_patient
+from medai.training.lidc import lidc_cases
+from medai.volume_io.atomic import atomic_path
+from medai.volume_io.readers import read_volume
+from medai.volume_io.writers import write_volume
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[float, float, float]
+
+COARSEST_SOURCE = 1.5
+"""A crop's slices may be this many times as far apart as the host's; 1.3 mm are always allowed."""
+FIELD_MM = (330.0, 270.0, 290.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaseOptions:
+    """What detection cases are made of.
+
+    Attributes:
+        without_nodule: share of cases without any nodule.
+        on_real_scan: share of cases whose host is a real scan, where there is real data.
+        inserted: share of the nodules of a case that are real ones, where there is real data.
+        with_insertions: share of the cases with nodules that have any real one.
+        nodules: fewest and most nodules of a case that has any.
+        slice_mm: distances of slices to choose from.
+        in_plane_mm: smallest and largest pixel.
+    """
+
+    without_nodule: float
+    on_real_scan: float
+    inserted: float
+    with_insertions: float
+    nodules: tuple[int, int]
+    slice_mm: tuple[float, ...] = (1.0, 1.25, 1.25, 1.5, 2.0, 2.5, 3.0)
+    in_plane_mm: tuple[float, float] = (0.68, 0.9)
+
+
+TRAINING = CaseOptions(without_nodule=0.1, on_real_scan=0.06, inserted=0.6, with_insertions=0.9, nodules=(6, 12))
+HELD_BACK = CaseOptions(without_nodule=1 / 3, on_real_scan=0.1, inserted=0.7, with_insertions=0.75, nodules=(1, 5))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealHost:
+    """A real scan that nodules may be put into.
+
+    Attributes:
+        patient_id: whose scan it is; decides on which side of the split it is used.
+        archive: below ``dicom/`` of the real data.
+        irrelevant_ijk: voxels and diameters of its own lesions, which nobody outlined.
+    """
+
+    patient_id: str
+    archive: str
+    irrelevant_ijk: tuple[tuple[Place, float], ...] = ()
+
+
+REAL_HOSTS = (
+    RealHost(
+        patient_id="C3N-00247", archive="cptac_lscc_C3N-00247.tar.xz", irrelevant_ijk=(((110.0, 167.0, 32.0), 26.0),)
+    ),
+    RealHost(patient_id="A0001", archive="lung_pet_ct_dx_A0001.tar.xz", irrelevant_ijk=(((318.0, 346.0, 46.0), 90.0),)),
+    RealHost(patient_id="LIDC-IDRI-0001", archive="lidc_slab_0001.tar.xz"),
+    RealHost(patient_id="LIDC-IDRI-0003", archive="lidc_slab_0003.tar.xz"),
+)
+"""Slabs of LIDC-IDRI hold their patients' nodules; ``lidc_nodules`` says where."""
+
+
+def training_case(seed: int, real_data: Path | None, options: CaseOptions = TRAINING) -> DetectionCase:
+    """A case for training; real nodules and scans are of training patients only.
+
+    Args:
+        seed: the same seed gives the same case.
+        real_data: folder with ``lidc_nodules``, ``lidc_cubes`` and ``dicom``; None for phantom nodules alone.
+        options: what it is made of.
+    """
+    return _case(f"train-{seed:05d}", np.random.default_rng([17, seed]), real_data, options, held_back=False)
+
+
+def held_back_case(seed: int, real_data: Path | None, options: CaseOptions = HELD_BACK) -> DetectionCase:
+    """A case for judging; real nodules and scans are of held-back patients only.
+
+    Args:
+        seed: the same seed gives the same case; no phantom is shared with ``training_case``.
+        real_data: see ``training_case``.
+        options: what it is made of.
+    """
+    return _case(f"held-back-{seed:05d}", np.random.default_rng([18, seed]), real_data, options, held_back=True)
+
+
+def prepare_detection_cases(
+    folder: Path,
+    *,
+    count: int,
+    seed: int = 0,
+    real_data: Path | None = None,
+    held_back: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[str, ...]:
+    """Make a folder of cases, or complete one that was interrupted; cases that are there are left as they are.
+
+    The lists are rewritten after every case, so that the folder can be used while it grows.
+
+    Args:
+        folder: made where it does not exist; see the module's docstring.
+        count: cases in all, seeds ``seed`` … ``seed + count - 1``.
+        seed: first seed.
+        real_data: see ``training_case``.
+        held_back: whether to make held-back cases.
+        on_progress: called with (cases done, cases in all).
+        should_stop: asked between cases.
+
+    Returns:
+        The cases' ids.
+
+    Raises:
+        InputError: ``count`` below 1, or the real data is not there.
+        CancelledByUserError: stopped on request; what is written stays.
+        StorageError: the disk refuses.
+    """
+    if count < 1:
+        raise InputError(f"The number of cases is {count}; at least one is made.")
+    make = held_back_case if held_back else training_case
+    ids = [f"{'held-back' if held_back else 'train'}-{number:05d}" for number in range(seed, seed + count)]
+    for done, (number, case_id) in enumerate(zip(range(seed, seed + count), ids, strict=True)):
+        on_progress(done, count)
+        if should_stop():
+            raise CancelledByUserError(f"Stopped after {done} of {count} cases; the same command goes on from there.")
+        if not is_written(folder, case_id):
+            write_detection_cases(folder, [make(number, real_data)])
+            logger.info("made detection case %s (%d of %d)", case_id, done + 1, count)
+    on_progress(count, count)
+    return tuple(ids)
+
+
+def is_written(folder: Path, case_id: str) -> bool:
+    """True where a case's scan and truth are in the folder."""
+    return (folder / "images" / f"{case_id}.nii.gz").is_file() and (folder / "truth" / f"{case_id}.json").is_file()
+
+
+def write_detection_cases(folder: Path, cases: Iterable[DetectionCase]) -> None:
+    """Write cases into a folder, beside those that are there, and rewrite its lists.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    try:
+        for part in ("images", "truth"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder {folder.name} cannot be made: {error.strerror or error}.") from error
+    for case in cases:
+        write_volume(case.volume, folder / "images" / f"{case.case_id}.nii.gz")
+        facts = {
+            "case_id": case.case_id,
+            "patient_ids": list(case.patient_ids),
+            "nodules": [_facts(nodule) for nodule in case.nodules],
+            "irrelevant": [_facts(nodule) for nodule in case.irrelevant],
+        }
+        with atomic_path(folder / "truth" / f"{case.case_id}.json") as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        _write_lists(folder)
+
+
+def read_detection_case(folder: Path, case_id: str) -> DetectionCase:
+    """A case that ``write_detection_cases`` wrote.
+
+    Raises:
+        InputError: there is no such case.
+    """
+    if not is_written(folder, case_id):
+        raise InputError(f"There is no detection case {case_id} in {folder}: make it with medai phantom detection.")
+    facts = json.loads((folder / "truth" / f"{case_id}.json").read_text(encoding="utf-8"))
+    volume = read_volume(folder / "images" / f"{case_id}.nii.gz")
+    return DetectionCase(
+        case_id=case_id,
+        patient_ids=tuple(facts["patient_ids"]),
+        volume=Volume(geometry=volume.geometry, image_hu=volume.image_hu, case_id=case_id, header=volume.header),
+        nodules=tuple(_nodule(row) for row in facts["nodules"]),
+        irrelevant=tuple(_nodule(row) for row in facts["irrelevant"]),
+    )
+
+
+def written_case_ids(folder: Path) -> tuple[str, ...]:
+    """Ids of all complete cases in a folder, sorted."""
+    names = sorted(path.stem for path in (folder / "truth").glob("*.json") if not path.name.startswith("."))
+    return tuple(name for name in names if is_written(folder, name))
+
+
+def _facts(nodule: TrueNodule) -> dict[str, object]:
+    return {
+        "centre_ras_mm": [round(c, 3) for c in nodule.centre_ras_mm],
+        "diameter_mm": round(nodule.diameter_mm, 3),
+        "kind": None if nodule.kind is None else nodule.kind.value,
+        "source": nodule.source,
+    }
+
+
+def _nodule(facts: dict[str, object]) -> TrueNodule:
+    x, y, z = (float(c) for c in facts["centre_ras_mm"])  # type: ignore[attr-defined]
+    return TrueNodule(
+        centre_ras_mm=(x, y, z),
+        diameter_mm=float(str(facts["diameter_mm"])),
+        kind=None if facts["kind"] is None else NoduleKind(str(facts["kind"])),
+        source=str(facts["source"]),
+    )
+
+
+def _write_lists(folder: Path) -> None:
+    """annotations.csv, annotations_excluded.csv and seriesuids.csv of all cases in the folder."""
+    ids = written_case_ids(folder)
+    truths = {case: json.loads((folder / "truth" / f"{case}.json").read_text(encoding="utf-8")) for case in ids}
+    for name, part in (("annotations.csv", "nodules"), ("annotations_excluded.csv", "irrelevant")):
+        with atomic_path(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+            rows = csv.writer(stream)
+            rows.writerow(["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"])
+            for case, facts in truths.items():
+                for finding in facts[part]:
+                    x, y, z = points_ras_to_lps(finding["centre_ras_mm"])
+                    rows.writerow([case, f"{x:.3f}", f"{y:.3f}", f"{z:.3f}", f"{finding['diameter_mm']:.3f}"])
+    with atomic_path(folder / "seriesuids.csv") as temporary:
+        temporary.write_text("".join(f"{case}\n" for case in ids), encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A nodule of the real data."""
+
+    folder: Path
+    case_id: str
+    patient_id: str
+    kind: NoduleKind
+    is_spiculated: bool
+    centre_ras_mm: Place | None
+    diameter_mm: float
+
+
+@lru_cache(maxsize=4)
+def _rows(real_data: Path) -> tuple[_Row, ...]:
+    """All nodules of ``lidc_nodules`` and ``lidc_cubes``."""
+    rows: list[_Row] = []
+    for name in ("lidc_nodules", "lidc_cubes"):
+        table = real_data / name / "nodules.csv"
+        if not table.is_file():
+            raise InputError(f"{table} does not exist: name the folder that holds lidc_nodules and lidc_cubes.")
+        with table.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                lps = [row.get(f"centre_{axis}_lps_mm") for axis in "xyz"]
+                centre = None if None in lps else tuple(points_ras_to_lps([float(str(v)) for v in lps]).tolist())
+                rows.append(
+                    _Row(
+                        folder=real_data / name,
+                        case_id=row["case_id"],
+                        patient_id=row["patient_id"],
+                        kind=_kind(float(row["texture"])),
+                        is_spiculated=float(row["spiculation"]) >= 3,
+                        centre_ras_mm=centre,
+                        diameter_mm=float(row.get("diameter_mm") or 0),
+                    )
+                )
+    return tuple(rows)
+
+
+def _kind(texture: float) -> NoduleKind:
+    """LIDC-IDRI's rating of texture: 1 non-solid … 3 part-solid … 5 solid."""
+    if texture < 2.5:
+        return NoduleKind.NON_SOLID
+    return NoduleKind.PART_SOLID if texture < 3.5 else NoduleKind.SOLID
+
+
+@lru_cache(maxsize=1024)
+def _cutout(row: _Row) -> NoduleCutout | None:
+    """The nodule ready to be inserted; None where it is too much cut off."""
+    case = next((c for c in lidc_cases(row.folder, {row.patient_id}) if c.case_id == row.case_id), None)
+    if case is None:
+        return None
+    try:
+        return cut_out(case, kind=row.kind, is_spiculated=row.is_spiculated)
+    except InputError as error:
+        logger.info("not inserted: %s", error)
+        return None
+
+
+def _case(
+    case_id: str, rng: np.random.Generator, real_data: Path | None, options: CaseOptions, *, held_back: bool
+) -> DetectionCase:
+    """Draw what the case is to be and make it."""
+    empty = bool(rng.random() < options.without_nodule)
+    wanted = 0 if empty else int(rng.integers(options.nodules[0], options.nodules[1] + 1))
+    on_real = real_data is not None and bool(rng.random() < options.on_real_scan) and not empty
+    if on_real and real_data is not None:
+        host = _real_host(rng, real_data, held_back=held_back)
+        if host is not None:
+            scan, findings, patient_id = host
+            # A slab of a few centimetres has no room for many.
+            room = max(1, int(wanted * min(1.0, scan.geometry.shape_ijk[2] * scan.geometry.spacing_mm[2] / 200)))
+            return _with_insertions(
+                case_id, scan, segment_lungs(scan).labels, findings, (patient_id,), room, rng, real_data, held_back
+            )
+    real = 0
+    if real_data is not None and rng.random() < options.with_insertions:
+        real = int(rng.binomial(wanted, options.inserted))
+    phantom = _phantom(rng, options, wanted - real)
+    own = tuple(
+        TrueNodule(centre_ras_mm=n.centre_ras_mm, diameter_mm=n.diameter_mm, kind=n.kind, source="phantom")
+        for n in phantom.nodules
+    )
+    if real == 0 or real_data is None:
+        volume = _named(phantom.volume, case_id)
+        return DetectionCase(case_id=case_id, patient_ids=(), volume=volume, nodules=own)
+    return _with_insertions(case_id, phantom.volume, phantom.lungs, (own, ()), (), real, rng, real_data, held_back)
+
+
+def _with_insertions(
+    case_id: str,
+    scan: Volume,
+    lungs: NDArray[np.uint8],
+    findings: tuple[tuple[TrueNodule, ...], tuple[TrueNodule, ...]],
+    patient_ids: tuple[str, ...],
+    count: int,
+    rng: np.random.Generator,
+    real_data: Path,
+    held_back: bool,
+) -> DetectionCase:
+    """Put real nodules into a scan."""
+    nodules, irrelevant = findings
+    host = Host.prepare(scan, lungs, tuple((n.centre_ras_mm, n.diameter_mm) for n in (*nodules, *irrelevant)))
+    finest = max(COARSEST_SOURCE * scan.geometry.spacing_mm[2], 1.3)
+    rows = [row for row in _rows(real_data) if is_validation_patient(row.patient_id) == held_back]
+    for n in rng.permutation(len(rows))[: 6 * count]:
+        if len(host.inserted) == count:
+            break
+        cutout = _cutout(rows[n])
+        if cutout is not None and cutout.spacing_mm[2] <= finest:
+            scale = float(np.clip(rng.normal(1.0, 0.12), 0.8, 1.25))
+            host.insert(cutout, rng, scale=scale)
+    added = tuple(
+        TrueNodule(centre_ras_mm=n.centre_ras_mm, diameter_mm=n.diameter_mm, kind=n.kind, source=f"real:{n.case_id}")
+        for n in host.inserted
+    )
+    return DetectionCase(
+        case_id=case_id,
+        patient_ids=tuple(dict.fromkeys((*patient_ids, *(n.patient_id for n in host.inserted)))),
+        volume=_named(host.volume, case_id),
+        nodules=(*nodules, *added),
+        irrelevant=irrelevant,
+    )
+
+
+def _named(volume: Volume, case_id: str) -> Volume:
+    return Volume(geometry=volume.geometry, image_hu=volume.image_hu, case_id=case_id, header=volume.header)
+
+
+def _phantom(rng: np.random.Generator, options: CaseOptions, nodule_count: int) -> Phantom:
+    """A phantom of any slice distance, kernel and noise; fewer nodules where they do not all find room."""
+    in_plane_mm = float(rng.uniform(*options.in_plane_mm))
+    slice_mm = float(rng.choice(options.slice_mm))
+    kernel = list(Kernel)[int(rng.choice(3, p=[0.3, 0.45, 0.25]))]
+    noise_hu = float(np.exp(rng.uniform(np.log(9), np.log(60 if kernel is Kernel.SHARP else 32))))
+    shape = (round(FIELD_MM[0] / in_plane_mm), round(FIELD_MM[1] / in_plane_mm), round(FIELD_MM[2] / slice_mm))
+    specs = draw_small_and_large(rng, nodule_count, smallest_mm=max(3.0, 1.6 * slice_mm))
+    seeds = [int(n) for n in rng.integers(2**62, size=6)]
+    for attempt, seed in enumerate(seeds):
+        kept = specs[: len(specs) - attempt] if attempt < len(specs) else ()
+        try:
+            return make_phantom(
+                PhantomConfig(
+                    shape_ijk=shape,
+                    spacing_mm=(in_plane_mm, in_plane_mm, slice_mm),
+                    nodules=kept,
+                    kernel=kernel,
+                    noise_hu=noise_hu,
+                ),
+                np.random.default_rng(seed),
+            )
+        except InputError as error:
+            logger.info("phantom drawn again: %s", error)
+    raise InputError(f"No phantom of {shape} voxels had room for {nodule_count} nodules; ask for fewer.")
+
+
+def draw_small_and_large(rng: np.random.Generator, count: int, *, smallest_mm: float) -> tuple[NoduleSpec, ...]:
+    """Nodules to place in a phantom: half of them of 3–6 mm, which the real ones are short of; largest first.
+
+    Args:
+        rng: kinds and sizes.
+        count: how many.
+        smallest_mm: nothing smaller, for the sake of thick slices.
+    """
+    specs: list[NoduleSpec] = []
+    for _ in range(count):
+        kind = (NoduleKind.SOLID, NoduleKind.PART_SOLID, NoduleKind.NON_SOLID)[int(rng.choice(3, p=[0.6, 0.14, 0.26]))]
+        small = rng.random() < 0.5 and kind is not NoduleKind.PART_SOLID
+        low = max(smallest_mm, 3.0 if kind is NoduleKind.SOLID else 4.0 if kind is NoduleKind.NON_SOLID else 6.5)
+        diameter_mm = rng.uniform(low, max(low + 0.5, 6.0)) if small else np.clip(low + rng.gamma(1.7, 4.0), low, 30.0)
+        margins = [0.5, 0.25, 0.25] if diameter_mm > 8 and kind is not NoduleKind.NON_SOLID else [0.8, 0.2, 0.0]
+        specs.append(
+            NoduleSpec(
+                diameter_mm=float(diameter_mm),
+                kind=kind,
+                attachment=list(Attachment)[int(rng.choice(3, p=[0.5, 0.27, 0.23]))],
+                margin=list(Margin)[int(rng.choice(3, p=margins))],
+                attenuation_hu=float(rng.uniform(-740, -480)) if kind is NoduleKind.NON_SOLID else None,
+            )
+        )
+    return tuple(sorted(specs, key=lambda spec: -spec.diameter_mm))
+
+
+def _real_host(
+    rng: np.random.Generator, real_data: Path, *, held_back: bool
+) -> tuple[Volume, tuple[tuple[TrueNodule, ...], tuple[TrueNodule, ...]], str] | None:
+    """One of the real scans on this side of the split, its nodules and irrelevant findings, and whose it is."""
+    options: Sequence[RealHost] = [
+        host
+        for host in REAL_HOSTS
+        if is_validation_patient(host.patient_id) == held_back and (real_data / "dicom" / host.archive).is_file()
+    ]
+    if not options:
+        return None
+    chosen = options[int(rng.integers(len(options)))]
+    scan = _unpacked(real_data / "dicom" / chosen.archive)
+    irrelevant = []
+    for index_ijk, diameter_mm in chosen.irrelevant_ijk:
+        x, y, z = (float(c) for c in scan.geometry.ijk_to_ras(index_ijk))
+        irrelevant.append(TrueNodule(centre_ras_mm=(x, y, z), diameter_mm=diameter_mm, source="scan"))
+    own = [
+        TrueNodule(centre_ras_mm=row.centre_ras_mm, diameter_mm=row.diameter_mm, kind=row.kind, source="scan")
+        for row in _rows(real_data)
+        if row.patient_id == chosen.patient_id
+        and row.centre_ras_mm is not None
+        and scan.geometry.contains(np.rint(scan.geometry.ras_to_ijk(row.centre_ras_mm)).astype(int))
+    ]
+    return scan, (tuple(own), tuple(irrelevant)), chosen.patient_id
+
+
+@lru_cache(maxsize=2)
+def _unpacked(archive: Path) -> Volume:
+    """The scan in an archive of DICOM files."""
+    with TemporaryDirectory(prefix="medai-") as scratch:
+        with tarfile.open(archive) as files:
+            files.extractall(scratch, filter="data")
+        return read_volume(Path(scratch))
