@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medai.domain.assessment import NoduleAssessment
+from medai.domain.nodule_kind import NoduleKind
 from medai.errors import GeometryError
 from medai.geometry import IndexBox
 
-
-class NoduleKind(StrEnum):
-    """Attenuation type, in the Fleischner Society's terms."""
-
-    SOLID = "solid"
-    PART_SOLID = "part-solid"
-    NON_SOLID = "non-solid"
+__all__ = ["Candidate", "Nodule", "NoduleKind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +43,7 @@ class Nodule:
         kind: attenuation type.
         probability: 0–1, that it is a nodule.
         side: "left", "right" or "" where the lungs are not known.
+        assessment: how it is rated, None where it was not classified.
     """
 
     box: IndexBox
@@ -58,6 +54,7 @@ class Nodule:
     kind: NoduleKind
     probability: float
     side: str = ""
+    assessment: NoduleAssessment | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.box.shape_ijk:
