@@ -90,7 +90,7 @@ def _draw_nodule(
 def _show_plane(plot: Axes, volume: Volume, axis: int, index: int, box: IndexBox) -> None:
     slices = list(box.slices)
     slices[axis] = slice(index, index + 1)
-    plane, spacing = _turned(np.asarray(volume.image_hu[tuple(slices)]), volume.geometry, axis)
+    plane, spacing = turned_slice(np.asarray(volume.image_hu[tuple(slices)]), volume.geometry, axis)
     low, high = LUNG_WINDOW_HU
     plot.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect=spacing[0] / spacing[1], interpolation="bilinear")
 
@@ -110,15 +110,21 @@ def _outline(
     mask[nodule.box.shift([-s for s in box.start_ijk]).slices] = nodule.mask
     at = [slice(None)] * 3
     at[axis] = slice(index - box.start_ijk[axis], index - box.start_ijk[axis] + 1)
-    plane, _ = _turned(mask[tuple(at)], geometry, axis)
+    plane, _ = turned_slice(mask[tuple(at)], geometry, axis)
     if plane.any():
         plot.contour(plane, levels=[0.5], colors=[colour], linewidths=1.3)
 
 
-def _turned(
+def turned_slice(
     slab: NDArray[np.generic], geometry: VolumeGeometry, axis: int
 ) -> tuple[NDArray[np.generic], tuple[float, float]]:
-    """One slice as rows and columns for the screen, with the spacing between rows and between columns in mm."""
+    """One slice as rows and columns for the screen, with the spacing between rows and between columns in mm.
+
+    Args:
+        slab: voxels [i, j, k] of which ``axis`` has one.
+        geometry: of the scan.
+        axis: the one at right angles to the screen.
+    """
     plane = np.squeeze(slab, axis=axis)
     across, down = (n for n in range(3) if n != axis)
     directions = geometry.directions_ras

@@ -8,7 +8,7 @@ import pytest
 from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
 from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.workflows.pictures import _turned, draw_prediction
+from medai.workflows.pictures import turned_slice, draw_prediction
 
 SHAPE_IJK = (30, 31, 32)
 
@@ -43,12 +43,12 @@ def test_axial_slices_have_the_front_up_and_the_right_side_left(signs: tuple[int
     image = np.zeros(SHAPE_IJK)
     ras = grid.ijk_to_ras(np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE_IJK), indexing="ij"), axis=-1))
     image[:] = ras[..., 0]
-    rows, _ = _turned(image[:, :, 5:6], grid, 2)
+    rows, _ = turned_slice(image[:, :, 5:6], grid, 2)
     assert rows[0, 0] > rows[0, -1], "the patient's right (larger R) belongs to the left of the picture"
-    rows, spacing = _turned(ras[:, :, 5:6, 1], grid, 2)
+    rows, spacing = turned_slice(ras[:, :, 5:6, 1], grid, 2)
     assert rows[0, 0] > rows[-1, 0], "the front belongs to the top"
     assert spacing == pytest.approx((0.7, 0.7))
-    rows, spacing = _turned(ras[:, 4:5, :, 2], grid, 1)
+    rows, spacing = turned_slice(ras[:, 4:5, :, 2], grid, 1)
     assert rows[0, 0] > rows[-1, 0], "the head belongs to the top"
     assert spacing == pytest.approx((1.5, 0.7))
 
