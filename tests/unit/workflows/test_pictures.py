@@ -8,7 +8,7 @@ import pytest
 from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
 from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.workflows.pictures import turned_slice, draw_prediction
+from medai.workflows.pictures import draw_prediction, turned_slice
 
 SHAPE_IJK = (30, 31, 32)
 
