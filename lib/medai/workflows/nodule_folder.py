@@ -147,10 +147,10 @@ def patient_of(case_id: str) -> str:
 def _mask_on(label_map: LabelMap, geometry: VolumeGeometry, name: str) -> NDArray[np.bool_]:
     """The mask on the image's grid."""
     try:
-        return np.asarray(place_label_map(_turned(label_map, geometry), geometry).labels) != 0
+        return np.asarray(place_label_map(_turned(label_map, geometry), geometry).labels != 0)
     except GeometryError as error:
         if label_map.labels.shape == geometry.shape_ijk:
-            return np.asarray(label_map.labels) != 0
+            return np.asarray(label_map.labels != 0)
         raise GeometryError(
             f"The mask {name} has the shape {label_map.labels.shape}, its image {geometry.shape_ijk}, and its voxels "
             "are not the image's. Export it with the image as reference."
