@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -46,7 +47,7 @@ def bars(title: str, rows: Iterable[tuple[str, float, str]]) -> Table:
 def curve(points: Sequence[tuple[float, float]], *, width: int = 40, height: int = 12) -> str:
     """A curve of points of 0–1 each, joined by straight lines, in a box of Braille dots with its axes."""
     dots = [[0] * width for _ in range(height)]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         steps = 1 + int(max(abs(x1 - x0) * width * 2, abs(y1 - y0) * height * 4))
         for step in range(steps + 1):
             share = step / steps

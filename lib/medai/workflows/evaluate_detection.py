@@ -160,13 +160,12 @@ def _remarks_on_marks(
     remarks: list[str] = []
     marked = [scan for scan in truths if marks.get(scan)]
     if len(marked) < len(truths):
-        remarks.append(
-            f"{len(truths) - len(marked)} of the {len(truths)} scans have no mark; their nodules are missed."
-        )
-    if not marked:
+        missing = len(truths) - len(marked)
+        remarks.append(f"{missing} of the {len(truths)} scans have no mark: what they hold is missed.")
+    if marks and not marked:
         raise InputError(
-            f"The file of marks names none of the {len(truths)} scans: it has {', '.join(list(marks)[:3]) or 'no row'}, "
-            f"the scans are {', '.join(list(truths)[:3])}. Is its first column the series uid?"
+            f"The file of marks names none of the {len(truths)} scans: it has {', '.join(list(marks)[:3])}, the scans "
+            f"are {', '.join(list(truths)[:3])}. Is its first column the series uid?"
         )
     elsewhere = set(marks) - set(folder.truths)
     if elsewhere:
