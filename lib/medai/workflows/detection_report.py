@@ -15,6 +15,8 @@ from medai.evaluation.froc import FrocResult, Mark, ScanLevelResult, ScanTruth, 
 
 FROM_MM = 4.0
 """The target is set for nodules of this diameter and more: readers overlook smaller ones too."""
+FILE_THRESHOLD = 0.5
+"""Where nobody says from which probability on a mark of a file is meant."""
 SIZE_CLASSES_MM = ((0.0, 4.0), (4.0, 6.0), (6.0, 8.0), (8.0, 15.0), (15.0, math.inf))
 _MOST_CURVE_POINTS = 400
 
@@ -24,17 +26,19 @@ class DetectionConfig:
     """How a detector is judged.
 
     Attributes:
-        threshold: a scan is called positive by a mark of this probability or more.
+        threshold: a scan is called positive by a mark of this probability or more; None takes the detector's own, or
+            ``FILE_THRESHOLD`` for somebody's marks.
         seed: draws the bootstrap.
         limit: at most so many scans, the first of the list; None for all.
     """
 
-    threshold: float
+    threshold: float | None = None
     seed: int = 1
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.threshold) or self.seed < 0 or (self.limit is not None and self.limit < 1):
+        threshold = 0.0 if self.threshold is None else self.threshold
+        if not math.isfinite(threshold) or self.seed < 0 or (self.limit is not None and self.limit < 1):
             raise InputError(
                 "An evaluation needs a finite threshold, a seed from 0 on and at least one scan, not "
                 f"{self.threshold}, {self.seed} and {self.limit}."
@@ -78,6 +82,7 @@ class DetectionReport:
         truths: Mapping[str, ScanTruth],
         config: DetectionConfig,
         *,
+        threshold: float,
         marks_from: str,
         model: Mapping[str, Any],
         seconds_of_scan: Mapping[str, float],
@@ -90,7 +95,7 @@ class DetectionReport:
             truths=truths,
             all_sizes=froc(marks, truths, rng=np.random.default_rng(config.seed)),
             from_4_mm=froc(marks, truths, least_diameter_mm=FROM_MM, rng=np.random.default_rng(config.seed)),
-            scans=scan_level(marks, truths, config.threshold),
+            scans=scan_level(marks, truths, threshold),
             config=config,
             marks_from=marks_from,
             model=dict(model),
@@ -118,7 +123,7 @@ class DetectionReport:
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         found, scans = self.all_sizes, self.scans
-        sensitivity, fps = found.at_threshold(self.config.threshold)
+        sensitivity, fps = found.at_threshold(scans.threshold)
         seconds = list(self.seconds_of_scan.values())
         return {
             "n_scans": found.scans,
@@ -133,7 +138,7 @@ class DetectionReport:
             "n_scans_with_nodules": scans.positives,
             "n_scans_without_nodules": scans.negatives,
             "operating_point": {
-                "threshold": self.config.threshold,
+                "threshold": scans.threshold,
                 "sensitivity": _rounded(sensitivity),
                 "fps_per_scan": _rounded(fps),
             },
@@ -181,8 +186,8 @@ class DetectionReport:
                 {
                     "seriesuid": scan,
                     "nodules": len(truth.nodules),
-                    "found": int(np.count_nonzero(match.nodule_probability >= self.config.threshold)),
-                    "false_positives": int(np.count_nonzero(match.false_positive_probability >= self.config.threshold)),
+                    "found": int(np.count_nonzero(match.nodule_probability >= self.scans.threshold)),
+                    "false_positives": int(np.count_nonzero(match.false_positive_probability >= self.scans.threshold)),
                     "highest_probability": match.highest,
                 }
             )

@@ -18,7 +18,7 @@ from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.evaluation.froc import Mark, ScanTruth
 from medai.preprocessing.lung_mask import LungMask, segment_lungs
 from medai.volume_io.readers import read_volume
-from medai.workflows.detection_report import DetectionConfig, DetectionReport
+from medai.workflows.detection_report import FILE_THRESHOLD, DetectionConfig, DetectionReport
 from medai.workflows.luna16 import DetectionFolder, read_detection_folder
 from medai.workflows.marks_cache import MarksCache, foreign_marks
 
@@ -30,6 +30,11 @@ LIDC_SERIES = "1.3.6.1.4.1.14519.5.2.1.6279.6001."
 
 class Detector(Protocol):
     """What marks places however improbable: ``medai.inference.detect.NoduleDetector``."""
+
+    @property
+    def operating_probability(self) -> float:
+        """From here on a candidate is worth showing."""
+        ...
 
     def detect_all(self, volume: Volume, lungs: LungMask) -> list[Candidate]:
         """Every place, most probable first."""
@@ -59,7 +64,7 @@ def evaluate_detection(
 
     Args:
         data: holds the lists and the scans at any depth.
-        load_detector: makes the detector; not called where the marks are known.
+        load_detector: makes the detector; not called for somebody's marks.
         config: how it is judged.
         model: which weights the detector has, JSON-ready; the marks are kept together with it.
         marks_file: a LUNA16 submission. Somebody's own is scored as it is; else the marks are kept there, and scans
@@ -79,6 +84,7 @@ def evaluate_detection(
             given,
             truths,
             config,
+            threshold=FILE_THRESHOLD if config.threshold is None else config.threshold,
             marks_from=f"file {marks_file.name}",
             model={},
             seconds_of_scan={},
@@ -91,7 +97,8 @@ def evaluate_detection(
             f"There is no scan file in {data}, only lists: unpack the scans there, or name a file of marks (--marks) "
             "to score."
         )
-    run = _run(folder, list(truths), load_detector, cache, on_progress, should_stop)
+    detector = load_detector()
+    run = _run(folder, list(truths), detector, cache, on_progress, should_stop)
     if not run.marks:
         scan, reason = next(iter(run.skipped.items()))
         raise InputError(f"Not one scan of {data} could be used. The first: {scan}: {reason}")
@@ -101,6 +108,7 @@ def evaluate_detection(
         run.marks,
         {scan: truths[scan] for scan in truths if scan in run.marks},
         config,
+        threshold=detector.operating_probability if config.threshold is None else config.threshold,
         marks_from="detector",
         model=model,
         seconds_of_scan=run.seconds,
@@ -112,14 +120,13 @@ def evaluate_detection(
 def _run(
     folder: DetectionFolder,
     scans: Sequence[str],
-    load_detector: Callable[[], Detector],
+    detector: Detector,
     cache: MarksCache | None,
     on_progress: Callable[[int, int, str], None],
     should_stop: Callable[[], bool],
 ) -> _Run:
     """Mark every scan that is not marked yet."""
     run = _Run()
-    detector: Detector | None = None
     for number, scan in enumerate(scans):
         if should_stop():
             raise CancelledByUserError("The evaluation was stopped; with --marks what is done so far is kept.")
@@ -130,7 +137,6 @@ def _run(
         if scan not in folder.images:
             run.skipped[scan] = "There is no file of it."
             continue
-        detector = detector or load_detector()
         begun = time.perf_counter()
         try:
             found = _marks_of(folder.images[scan], detector)
