@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from medai.domain import NoduleKind, Volume
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.phantom.anatomy import FIELD_CENTRE_MM, Chest, lobe_number
+from medai.phantom.benign import BenignFindings, draw_benign
 from medai.phantom.config import Attachment, Kernel, Margin, PhantomConfig
 from medai.phantom.fields import Float, Reals, SineField
 from medai.phantom.grid import THREADS, CoarseFields, evaluate, make_distance
@@ -109,7 +110,11 @@ def make_phantom(config: PhantomConfig, rng: np.random.Generator) -> Phantom:
         placed = [placer.place_drawn(spec, smallest) for spec in draw_specs(rng, config.nodule_count, smallest)]
     else:
         placed = [placer.place(spec) for spec in config.nodules]
-    scene = _scene(fields, fine, trees, placed, contrast, rng)
+    benign = BenignFindings()
+    if config.benign_findings:
+        taken = [(nodule.centre_ras_mm, nodule.shape.reach_mm) for nodule in placed]
+        benign = draw_benign(fields, fine, trees.vessels, taken, rng)
+    scene = _scene(fields, fine, trees, placed, benign, contrast, rng)
     thickness = config.slice_thickness_mm or spacing_k
     profile = slice_profile(thickness, spacing_k / per_slice, per_slice)
     noise_hu = USUAL_NOISE_HU[config.kernel] if config.noise_hu is None else config.noise_hu
@@ -182,6 +187,7 @@ def _scene(
     fine: VolumeGeometry,
     trees: Trees,
     placed: list[PlacedNodule],
+    benign: BenignFindings,
     contrast: bool,
     rng: np.random.Generator,
 ) -> Scene:
@@ -192,6 +198,8 @@ def _scene(
     draw_tubes(air, trees.airways, fine)
     draw_tubes(walls, trees.airway_walls, fine)
     strands = [nodule.strands for nodule in placed if nodule.strands is not None]
+    if benign.strands is not None:
+        strands.append(benign.strands)
     if strands:
         draw_tubes(walls, Pieces.join(strands), fine)
     blood = float(rng.uniform(140, 260)) if contrast else float(rng.uniform(36, 48))
@@ -202,6 +210,7 @@ def _scene(
         air_kji=air,
         walls_kji=walls,
         nodules=placed,
+        benign=benign,
         blood_hu=blood,
         pool_hu=float(rng.uniform(0.6, 0.95)) * (blood - 45) if contrast else 0.0,
     )

@@ -84,6 +84,7 @@ class PhantomConfig:
         directions_ras: 3×3, column n is the unit vector of axis n in RAS; may be oblique or left-handed.
         centre_ras_mm: RAS position of the middle of the field of view in the file's own frame; the chest moves along.
         detail: vessels per lung and tree, as a fraction of the full number; less is faster.
+        benign_findings: whether to add what is mistaken for nodules: scars, plaques, bony spurs, atelectasis.
     """
 
     shape_ijk: tuple[int, int, int] = (512, 512, 300)
@@ -97,6 +98,7 @@ class PhantomConfig:
     directions_ras: tuple[tuple[float, float, float], ...] = STANDARD_DIRECTIONS
     centre_ras_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     detail: float = 1.0
+    benign_findings: bool = False
 
     def __post_init__(self) -> None:
         if self.nodule_count < 0:

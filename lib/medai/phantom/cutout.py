@@ -29,6 +29,7 @@ THICK_MM = 2.5
 """What a ball of this radius fits into beside a nodule is chest wall or a large vessel, not a spicule."""
 REACH_MM, SPICULE_REACH_MM, WALL_REACH_MM = 2.2, 4.5, 3.5
 """How far outside the reader's outline tissue still belongs to the nodule, fading to nothing."""
+HAZE_REACH_MM = 6.0
 LARGEST_FLAT_END = 0.75
 """A crop whose end slice still shows this share of the widest one has lost too much of the nodule."""
 _CAP_MM = 4.0
@@ -96,10 +97,12 @@ def cut_out(case: ClickCase, *, kind: NoduleKind | None = None, is_spiculated: b
     touched = float(np.count_nonzero(touching) / max(1, np.count_nonzero(rim)))
     attachment = _attachment(touched)
     tissue_hu = _tissue(smooth_hu, mask, spacing)
-    share = np.clip((smooth_hu - lung_hu) / (tissue_hu - lung_hu), 0, 1)
-    # Lung texture and noise around the nodule is the old scan's: only what stands out of it comes along.
-    share = np.where(mask, share, np.clip((share - 0.08) / 0.92, 0, 1))
+    above = (smooth_hu - lung_hu) / (tissue_hu - lung_hu)
+    # Lung texture and noise around the nodule is the old scan's: only what stands out of it comes along,
+    share = np.where(mask, np.clip(above, 0, 1), np.clip((above - 0.08) / 0.92, 0, 1))
     share *= _belonging(outside_mm, thick_mm, attachment, is_spiculated or attachment is Attachment.JUXTAVASCULAR)
+    # … and the faint haze that most nodules have about them.
+    share = np.maximum(share, _haze(above, outside_mm, spacing))
     centre = np.argwhere(mask).mean(axis=0)
     directions = case.volume.geometry.directions_ras
     contact, contact_mm = None, 0.0
@@ -222,6 +225,15 @@ def _belonging(outside_mm: Float, thick_mm: Float, attachment: Attachment, is_wi
     reach[thick_mm < 0.6] = WALL_REACH_MM if attachment is Attachment.JUXTAPLEURAL else 1.2
     fade = 0.5 * (1 + np.cos(np.pi * np.clip(outside_mm / reach, 0, 1)))
     return np.asarray(fade, dtype=np.float32)
+
+
+def _haze(above: Float, outside_mm: Float, spacing_mm: NDArray[np.float64]) -> Float:
+    """How much denser the lung around the nodule is on average, fading outwards; vessels are left out of it."""
+    near = ((outside_mm > 0) & (outside_mm < HAZE_REACH_MM) & (np.abs(above) < 0.15)).astype(np.float32)
+    sigma = 1.8 / spacing_mm
+    mean = ndimage.gaussian_filter(near * above, sigma) / np.maximum(ndimage.gaussian_filter(near, sigma), 0.05)
+    fade = 0.5 * (1 + np.cos(np.pi * np.clip(outside_mm / HAZE_REACH_MM, 0, 1)))
+    return np.asarray(np.where(outside_mm > 0, np.clip(mean, 0, 0.06) * fade, 0), dtype=np.float32)
 
 
 def _with_caps(

@@ -116,9 +116,14 @@ class Host:
         if placement is None:
             return None
         site, turn = placement
-        blur_mm = float(np.sqrt(max(0.0, self.edge_mm**2 - (scale * cutout.edge_mm) ** 2)) / 2.5)
         box, share, tissue_hu, outline = carried(
-            cutout, self.volume.geometry, site.centre_ras_mm, turn, scale=scale, slice_mm=self.slice_mm, blur_mm=blur_mm
+            cutout,
+            self.volume.geometry,
+            site.centre_ras_mm,
+            turn,
+            scale=scale,
+            slice_mm=self.slice_mm,
+            edge_mm=self.edge_mm,
         )
         if box.is_empty:
             return None
@@ -240,7 +245,7 @@ def carried(
     *,
     scale: float,
     slice_mm: float,
-    blur_mm: float,
+    edge_mm: float,
 ) -> tuple[IndexBox, Float, Float, Float]:
     """A cutout on the host's grid.
 
@@ -251,7 +256,7 @@ def carried(
         turn: 3×3, applied to offsets from the centre.
         scale: enlargement.
         slice_mm: thickness of the host's slices; what the cutout's own slices have not averaged yet is averaged here.
-        blur_mm: standard deviation of a further blur within the slices.
+        edge_mm: width of the host's sharpest edges; the cutout is blurred to it, or sharpened as far as it bears.
 
     Returns:
         The box, clipped to the host, and in it share, tissue HU and outline (all float32).
@@ -260,6 +265,8 @@ def carried(
     reach = np.argwhere(cutout.share > 0.02)
     radius = scale * np.max(np.linalg.norm((reach - cutout.centre_ijk) * cutout.spacing_mm, axis=1), initial=1.0)
     middle = geometry.ras_to_ijk(centre_ras_mm)
+    own_edge_mm = scale * cutout.edge_mm
+    blur_mm = float(np.sqrt(max(0.0, edge_mm**2 - own_edge_mm**2)) / 2.5)
     span = (radius + 2 * blur_mm) / spacing + 2
     low, high = np.floor(middle - span).astype(int), np.ceil(middle + span).astype(int) + 1
     box = IndexBox(start_ijk=tuple(low.tolist()), stop_ijk=tuple(high.tolist())).clip(geometry.shape_ijk)
@@ -283,6 +290,12 @@ def carried(
     if blur_mm > 0.05:
         for slot in (0, 1):
             sums[slot] = ndimage.gaussian_filter(sums[slot], (blur_mm / spacing[0], blur_mm / spacing[1], 0))
+    elif own_edge_mm > 1.15 * edge_mm:
+        gain = min(0.9, own_edge_mm / edge_mm - 1.0)
+        for slot in (0, 1):
+            soft = ndimage.gaussian_filter(sums[slot], (0.7 / spacing[0], 0.7 / spacing[1], 0))
+            sums[slot] = np.maximum(sums[slot] + gain * (sums[slot] - soft), 0)
     tissue_hu = sums[1] / np.maximum(sums[0], 1e-3)
     tissue_hu = np.where(sums[0] > 1e-3, tissue_hu, 0).astype(np.float32)
+    tissue_hu = np.clip(tissue_hu, 0, float(cutout.tissue_hu.max()))
     return box, np.clip(sums[0], 0, 1), tissue_hu, np.clip(sums[2], 0, 1)

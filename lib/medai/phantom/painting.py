@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medai.domain import NoduleKind
+from medai.phantom.benign import BenignBody, BenignFindings
 from medai.phantom.fields import Float, coverage
 from medai.phantom.grid import CoarseFields
 from medai.phantom.nodules import PlacedNodule
@@ -31,6 +32,7 @@ class Scene:
         air_kji: bytes, share of air in bronchi.
         walls_kji: bytes, share of bronchi with their walls.
         nodules: in the painting grid.
+        benign: what only looks like nodules.
         blood_hu: attenuation of blood in the lungs' vessels.
         pool_hu: what contrast medium adds to the heart and great vessels.
     """
@@ -41,6 +43,7 @@ class Scene:
     air_kji: NDArray[np.uint8]
     walls_kji: NDArray[np.uint8]
     nodules: Sequence[PlacedNodule]
+    benign: BenignFindings
     blood_hu: float
     pool_hu: float
 
@@ -57,6 +60,8 @@ class Scene:
             np.add(around, vessels * (self.blood_hu - around), out=around)
             np.add(around, walls * (1 - vessels) * (20.0 - around), out=around)
             np.add(around, air * (-985.0 - around), out=around)
+        for body in self.benign.bodies:
+            self._add_benign(body, k, lung, lung_hu, at["texture"])
         for nodule in self.nodules:
             self._add_nodule(nodule, k, lung, lung_hu, at["texture"])
         wall_hu += lung * (lung_hu - wall_hu)
@@ -91,8 +96,17 @@ class Scene:
         hu = LUNG_HU + at["gravity"] + 15 * at["texture"] + 10 * at["grain"]
         near = np.where((at["across"] > 0) & (at["oblique"] < 0), np.abs(at["horizontal"]), 99)
         distance = np.minimum(np.abs(at["oblique"]), near)
-        result: Float = hu + np.clip(1.1 - distance, 0, 1) * 75
+        result: Float = hu + np.clip(1.1 - distance, 0, 1) * self.benign.fissure_hu
         return result
+
+    def _add_benign(self, body: BenignBody, k: int, lung: Float, lung_hu: Float, texture: Float) -> None:
+        """Blend one benign body into the lungs' attenuation, in place; denser things stay."""
+        start, stop = body.box.start_ijk, body.box.stop_ijk
+        if start[2] <= k < stop[2]:
+            where = (slice(start[1], stop[1]), slice(start[0], stop[0]))
+            share = np.clip(body.fraction[:, :, k - start[2]].T / np.maximum(lung[where], 1e-3), 0, 1)
+            target = lung_hu[where]
+            target += share * np.maximum(body.attenuation_hu + 12 * texture[where] - target, 0)
 
     def _add_nodule(self, nodule: PlacedNodule, k: int, lung: Float, lung_hu: Float, texture: Float) -> None:
         """Blend one nodule into the lungs' attenuation, in place."""

@@ -33,10 +33,11 @@ class NoiseTexture:
 
     @classmethod
     def measure(cls, volume: Volume) -> NoiseTexture:
-        """Measure a scan's noise on its calmest tiles of soft tissue; white noise of 15 HU where there are none."""
+        """Measure a scan's noise on its calmest tiles of soft tissue; white noise as in its lung if there are none."""
         tiles = _calm_tiles(volume.image_hu)
         if len(tiles) < 4:
-            return cls(amplitude=np.ones((_TILE, _TILE), dtype=np.float32), neighbour=0.0, strength_hu=15.0)
+            white = np.ones((_TILE, _TILE), dtype=np.float32)
+            return cls(amplitude=white, neighbour=0.0, strength_hu=_lung_noise_hu(volume.image_hu))
         window = np.outer(np.hanning(_TILE + 2)[1:-1], np.hanning(_TILE + 2)[1:-1])
         here, above = (_detrended(tiles[:, n]) for n in (0, 1))
         power = np.mean(np.abs(np.fft.fft2(here * window)) ** 2, axis=0)
@@ -70,6 +71,16 @@ class NoiseTexture:
         mixed = (1 - np.sqrt(1 - 4 * wanted**2)) / (2 * wanted) if wanted > 1e-3 else 0.0
         result = (noise[..., :k] + mixed * noise[..., 1:]) / np.sqrt(1 + mixed**2)
         return np.asarray(result, dtype=np.float32)
+
+
+def _lung_noise_hu(image_hu: NDArray[np.generic]) -> float:
+    """Standard deviation of white noise in aerated lung; 15 HU where there is none."""
+    image = np.asarray(image_hu, dtype=np.float32)
+    lung = image < -650
+    if np.count_nonzero(lung) < 200:
+        return 15.0
+    fine = image - ndimage.uniform_filter(image, (3, 3, 1))
+    return float(1.4826 * np.median(np.abs(fine[lung])) * np.sqrt(9 / 8))
 
 
 def _calm_tiles(image_hu: NDArray[np.generic]) -> Float:

@@ -48,7 +48,6 @@ Place = tuple[float, float, float]
 
 COARSEST_SOURCE = 1.5
 """A crop's slices may be this many times as far apart as the host's; 1.3 mm are always allowed."""
-FIELD_MM = (330.0, 270.0, 290.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,7 @@ class CaseOptions:
         nodules: fewest and most nodules of a case that has any.
         slice_mm: distances of slices to choose from.
         in_plane_mm: smallest and largest pixel.
+        field_mm: what a phantom shows along i, j, k.
     """
 
     without_nodule: float
@@ -72,6 +72,7 @@ class CaseOptions:
     nodules: tuple[int, int]
     slice_mm: tuple[float, ...] = (1.0, 1.25, 1.25, 1.5, 2.0, 2.5, 3.0)
     in_plane_mm: tuple[float, float] = (0.68, 0.9)
+    field_mm: tuple[float, float, float] = (330.0, 270.0, 290.0)
 
 
 TRAINING = CaseOptions(without_nodule=0.1, on_real_scan=0.06, inserted=0.6, with_insertions=0.9, nodules=(6, 12))
@@ -99,6 +100,9 @@ REAL_HOSTS = (
     ),
     RealHost(patient_id="A0001", archive="lung_pet_ct_dx_A0001.tar.xz", irrelevant_ijk=(((318.0, 346.0, 46.0), 90.0),)),
     RealHost(patient_id="LIDC-IDRI-0001", archive="lidc_slab_0001.tar.xz"),
+    RealHost(
+        patient_id="LIDC-IDRI-0002", archive="lidc_slab_0002.tar.xz", irrelevant_ijk=(((346.0, 361.0, 1.0), 40.0),)
+    ),
     RealHost(patient_id="LIDC-IDRI-0003", archive="lidc_slab_0003.tar.xz"),
 )
 """Slabs of LIDC-IDRI hold their patients' nodules; ``lidc_nodules`` says where."""
@@ -133,6 +137,7 @@ def prepare_detection_cases(
     seed: int = 0,
     real_data: Path | None = None,
     held_back: bool = False,
+    options: CaseOptions | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[str, ...]:
@@ -146,6 +151,7 @@ def prepare_detection_cases(
         seed: first seed.
         real_data: see ``training_case``.
         held_back: whether to make held-back cases.
+        options: what they are made of; None for the usual ones of their side.
         on_progress: called with (cases done, cases in all).
         should_stop: asked between cases.
 
@@ -160,13 +166,14 @@ def prepare_detection_cases(
     if count < 1:
         raise InputError(f"The number of cases is {count}; at least one is made.")
     make = held_back_case if held_back else training_case
+    options = options or (HELD_BACK if held_back else TRAINING)
     ids = [f"{'held-back' if held_back else 'train'}-{number:05d}" for number in range(seed, seed + count)]
     for done, (number, case_id) in enumerate(zip(range(seed, seed + count), ids, strict=True)):
         on_progress(done, count)
         if should_stop():
             raise CancelledByUserError(f"Stopped after {done} of {count} cases; the same command goes on from there.")
         if not is_written(folder, case_id):
-            write_detection_cases(folder, [make(number, real_data)])
+            write_detection_cases(folder, [make(number, real_data, options)])
             logger.info("made detection case %s (%d of %d)", case_id, done + 1, count)
     on_progress(count, count)
     return tuple(ids)
@@ -396,7 +403,8 @@ def _phantom(rng: np.random.Generator, options: CaseOptions, nodule_count: int) 
     slice_mm = float(rng.choice(options.slice_mm))
     kernel = list(Kernel)[int(rng.choice(3, p=[0.3, 0.45, 0.25]))]
     noise_hu = float(np.exp(rng.uniform(np.log(9), np.log(60 if kernel is Kernel.SHARP else 32))))
-    shape = (round(FIELD_MM[0] / in_plane_mm), round(FIELD_MM[1] / in_plane_mm), round(FIELD_MM[2] / slice_mm))
+    steps = (in_plane_mm, in_plane_mm, slice_mm)
+    i, j, k = (round(whole / step) for whole, step in zip(options.field_mm, steps, strict=True))
     specs = draw_small_and_large(rng, nodule_count, smallest_mm=max(3.0, 1.6 * slice_mm))
     seeds = [int(n) for n in rng.integers(2**62, size=6)]
     for attempt, seed in enumerate(seeds):
@@ -404,17 +412,18 @@ def _phantom(rng: np.random.Generator, options: CaseOptions, nodule_count: int) 
         try:
             return make_phantom(
                 PhantomConfig(
-                    shape_ijk=shape,
-                    spacing_mm=(in_plane_mm, in_plane_mm, slice_mm),
+                    shape_ijk=(i, j, k),
+                    spacing_mm=steps,
                     nodules=kept,
                     kernel=kernel,
                     noise_hu=noise_hu,
+                    benign_findings=True,
                 ),
                 np.random.default_rng(seed),
             )
         except InputError as error:
             logger.info("phantom drawn again: %s", error)
-    raise InputError(f"No phantom of {shape} voxels had room for {nodule_count} nodules; ask for fewer.")
+    raise InputError(f"No phantom of {i}×{j}×{k} voxels had room for {nodule_count} nodules; ask for fewer.")
 
 
 def draw_small_and_large(rng: np.random.Generator, count: int, *, smallest_mm: float) -> tuple[NoduleSpec, ...]:
