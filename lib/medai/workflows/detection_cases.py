@@ -3,48 +3,49 @@
 Most are phantoms, with nodules of their own and with real ones put into them; some are real scans with real nodules put
 into them; some hold no nodule at all. Nodules and scans of held-back patients appear in held-back cases only.
 
-A folder of such cases is laid out like a LUNA16 download, so that ``medai evaluate detection --data FOLDER`` and any
-LUNA16 script read it:
-
-    FOLDER/images/<case>.nii.gz       the scan, int16 HU
-    FOLDER/annotations.csv            seriesuid,coordX,coordY,coordZ,diameter_mm: LPS millimetres, a nodule a line
-    FOLDER/annotations_excluded.csv   the same for findings that are neither right nor wrong to mark
-    FOLDER/seriesuids.csv             every case, also those without a nodule
-    FOLDER/truth/<case>.json          the same facts and the nodules' kinds and sources; what a resumed run goes by
+``detection_folder`` says how a folder of them is laid out.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
-import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import NoduleKind, Volume
 from medai.domain.detection_case import DetectionCase, TrueNodule
-from medai.errors import CancelledByUserError, InputError, StorageError
-from medai.geometry.frames import points_ras_to_lps
+from medai.errors import CancelledByUserError, InputError
 from medai.phantom import Attachment, Kernel, Margin, NoduleSpec, Phantom, PhantomConfig, make_phantom
-from medai.phantom.cutout import NoduleCutout, cut_out
 from medai.phantom.insertion import Host
 from medai.preprocessing.lung_mask import segment_lungs
 from medai.training.dataset import is_validation_patient
-from medai.training.lidc import lidc_cases
-from medai.volume_io.atomic import atomic_path
-from medai.volume_io.readers import read_volume
-from medai.volume_io.writers import write_volume
+from medai.workflows.detection_folder import (
+    is_written,
+    read_detection_case,
+    write_detection_cases,
+    written_case_ids,
+)
+from medai.workflows.real_nodules import cutout_of, draw_real_scan, real_nodules
+
+__all__ = [
+    "HELD_BACK",
+    "TRAINING",
+    "CaseOptions",
+    "draw_small_and_large",
+    "held_back_case",
+    "is_written",
+    "prepare_detection_cases",
+    "read_detection_case",
+    "training_case",
+    "write_detection_cases",
+    "written_case_ids",
+]
 
 logger = logging.getLogger(__name__)
-
-Place = tuple[float, float, float]
 
 COARSEST_SOURCE = 1.5
 """A crop's slices may be this many times as far apart as the host's; 1.3 mm are always allowed."""
@@ -77,35 +78,6 @@ class CaseOptions:
 
 TRAINING = CaseOptions(without_nodule=0.1, on_real_scan=0.06, inserted=0.6, with_insertions=0.9, nodules=(6, 12))
 HELD_BACK = CaseOptions(without_nodule=1 / 3, on_real_scan=0.1, inserted=0.7, with_insertions=0.75, nodules=(1, 5))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealHost:
-    """A real scan that nodules may be put into.
-
-    Attributes:
-        patient_id: whose scan it is; decides on which side of the split it is used.
-        archive: below ``dicom/`` of the real data.
-        irrelevant_ijk: voxels and diameters of its own lesions, which nobody outlined.
-    """
-
-    patient_id: str
-    archive: str
-    irrelevant_ijk: tuple[tuple[Place, float], ...] = ()
-
-
-REAL_HOSTS = (
-    RealHost(
-        patient_id="C3N-00247", archive="cptac_lscc_C3N-00247.tar.xz", irrelevant_ijk=(((110.0, 167.0, 32.0), 26.0),)
-    ),
-    RealHost(patient_id="A0001", archive="lung_pet_ct_dx_A0001.tar.xz", irrelevant_ijk=(((318.0, 346.0, 46.0), 90.0),)),
-    RealHost(patient_id="LIDC-IDRI-0001", archive="lidc_slab_0001.tar.xz"),
-    RealHost(
-        patient_id="LIDC-IDRI-0002", archive="lidc_slab_0002.tar.xz", irrelevant_ijk=(((346.0, 361.0, 1.0), 40.0),)
-    ),
-    RealHost(patient_id="LIDC-IDRI-0003", archive="lidc_slab_0003.tar.xz"),
-)
-"""Slabs of LIDC-IDRI hold their patients' nodules; ``lidc_nodules`` says where."""
 
 
 def training_case(seed: int, real_data: Path | None, options: CaseOptions = TRAINING) -> DetectionCase:
@@ -179,154 +151,6 @@ def prepare_detection_cases(
     return tuple(ids)
 
 
-def is_written(folder: Path, case_id: str) -> bool:
-    """True where a case's scan and truth are in the folder."""
-    return (folder / "images" / f"{case_id}.nii.gz").is_file() and (folder / "truth" / f"{case_id}.json").is_file()
-
-
-def write_detection_cases(folder: Path, cases: Iterable[DetectionCase]) -> None:
-    """Write cases into a folder, beside those that are there, and rewrite its lists.
-
-    Raises:
-        StorageError: the disk refuses.
-    """
-    try:
-        for part in ("images", "truth"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"The folder {folder.name} cannot be made: {error.strerror or error}.") from error
-    for case in cases:
-        write_volume(case.volume, folder / "images" / f"{case.case_id}.nii.gz")
-        facts = {
-            "case_id": case.case_id,
-            "patient_ids": list(case.patient_ids),
-            "nodules": [_facts(nodule) for nodule in case.nodules],
-            "irrelevant": [_facts(nodule) for nodule in case.irrelevant],
-        }
-        with atomic_path(folder / "truth" / f"{case.case_id}.json") as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        _write_lists(folder)
-
-
-def read_detection_case(folder: Path, case_id: str) -> DetectionCase:
-    """A case that ``write_detection_cases`` wrote.
-
-    Raises:
-        InputError: there is no such case.
-    """
-    if not is_written(folder, case_id):
-        raise InputError(f"There is no detection case {case_id} in {folder}: make it with medai phantom detection.")
-    facts = json.loads((folder / "truth" / f"{case_id}.json").read_text(encoding="utf-8"))
-    volume = read_volume(folder / "images" / f"{case_id}.nii.gz")
-    return DetectionCase(
-        case_id=case_id,
-        patient_ids=tuple(facts["patient_ids"]),
-        volume=Volume(geometry=volume.geometry, image_hu=volume.image_hu, case_id=case_id, header=volume.header),
-        nodules=tuple(_nodule(row) for row in facts["nodules"]),
-        irrelevant=tuple(_nodule(row) for row in facts["irrelevant"]),
-    )
-
-
-def written_case_ids(folder: Path) -> tuple[str, ...]:
-    """Ids of all complete cases in a folder, sorted."""
-    names = sorted(path.stem for path in (folder / "truth").glob("*.json") if not path.name.startswith("."))
-    return tuple(name for name in names if is_written(folder, name))
-
-
-def _facts(nodule: TrueNodule) -> dict[str, object]:
-    return {
-        "centre_ras_mm": [round(c, 3) for c in nodule.centre_ras_mm],
-        "diameter_mm": round(nodule.diameter_mm, 3),
-        "kind": None if nodule.kind is None else nodule.kind.value,
-        "source": nodule.source,
-    }
-
-
-def _nodule(facts: dict[str, object]) -> TrueNodule:
-    x, y, z = (float(c) for c in facts["centre_ras_mm"])  # type: ignore[attr-defined]
-    return TrueNodule(
-        centre_ras_mm=(x, y, z),
-        diameter_mm=float(str(facts["diameter_mm"])),
-        kind=None if facts["kind"] is None else NoduleKind(str(facts["kind"])),
-        source=str(facts["source"]),
-    )
-
-
-def _write_lists(folder: Path) -> None:
-    """annotations.csv, annotations_excluded.csv and seriesuids.csv of all cases in the folder."""
-    ids = written_case_ids(folder)
-    truths = {case: json.loads((folder / "truth" / f"{case}.json").read_text(encoding="utf-8")) for case in ids}
-    for name, part in (("annotations.csv", "nodules"), ("annotations_excluded.csv", "irrelevant")):
-        with atomic_path(folder / name) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-            rows = csv.writer(stream)
-            rows.writerow(["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"])
-            for case, facts in truths.items():
-                for finding in facts[part]:
-                    x, y, z = points_ras_to_lps(finding["centre_ras_mm"])
-                    rows.writerow([case, f"{x:.3f}", f"{y:.3f}", f"{z:.3f}", f"{finding['diameter_mm']:.3f}"])
-    with atomic_path(folder / "seriesuids.csv") as temporary:
-        temporary.write_text("".join(f"{case}\n" for case in ids), encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """A nodule of the real data."""
-
-    folder: Path
-    case_id: str
-    patient_id: str
-    kind: NoduleKind
-    is_spiculated: bool
-    centre_ras_mm: Place | None
-    diameter_mm: float
-
-
-@lru_cache(maxsize=4)
-def _rows(real_data: Path) -> tuple[_Row, ...]:
-    """All nodules of ``lidc_nodules`` and ``lidc_cubes``."""
-    rows: list[_Row] = []
-    for name in ("lidc_nodules", "lidc_cubes"):
-        table = real_data / name / "nodules.csv"
-        if not table.is_file():
-            raise InputError(f"{table} does not exist: name the folder that holds lidc_nodules and lidc_cubes.")
-        with table.open(newline="", encoding="utf-8") as stream:
-            for row in csv.DictReader(stream):
-                lps = [row.get(f"centre_{axis}_lps_mm") for axis in "xyz"]
-                centre = None if None in lps else tuple(points_ras_to_lps([float(str(v)) for v in lps]).tolist())
-                rows.append(
-                    _Row(
-                        folder=real_data / name,
-                        case_id=row["case_id"],
-                        patient_id=row["patient_id"],
-                        kind=_kind(float(row["texture"])),
-                        is_spiculated=float(row["spiculation"]) >= 3,
-                        centre_ras_mm=centre,
-                        diameter_mm=float(row.get("diameter_mm") or 0),
-                    )
-                )
-    return tuple(rows)
-
-
-def _kind(texture: float) -> NoduleKind:
-    """LIDC-IDRI's rating of texture: 1 non-solid … 3 part-solid … 5 solid."""
-    if texture < 2.5:
-        return NoduleKind.NON_SOLID
-    return NoduleKind.PART_SOLID if texture < 3.5 else NoduleKind.SOLID
-
-
-@lru_cache(maxsize=1024)
-def _cutout(row: _Row) -> NoduleCutout | None:
-    """The nodule ready to be inserted; None where it is too much cut off."""
-    case = next((c for c in lidc_cases(row.folder, {row.patient_id}) if c.case_id == row.case_id), None)
-    if case is None:
-        return None
-    try:
-        return cut_out(case, kind=row.kind, is_spiculated=row.is_spiculated)
-    except InputError as error:
-        logger.info("not inserted: %s", error)
-        return None
-
-
 def _case(
     case_id: str, rng: np.random.Generator, real_data: Path | None, options: CaseOptions, *, held_back: bool
 ) -> DetectionCase:
@@ -335,7 +159,7 @@ def _case(
     wanted = 0 if empty else int(rng.integers(options.nodules[0], options.nodules[1] + 1))
     on_real = real_data is not None and bool(rng.random() < options.on_real_scan) and not empty
     if on_real and real_data is not None:
-        host = _real_host(rng, real_data, held_back=held_back)
+        host = draw_real_scan(rng, real_data, held_back=held_back)
         if host is not None:
             scan, findings, patient_id = host
             # A slab of a few centimetres has no room for many.
@@ -372,11 +196,11 @@ def _with_insertions(
     nodules, irrelevant = findings
     host = Host.prepare(scan, lungs, tuple((n.centre_ras_mm, n.diameter_mm) for n in (*nodules, *irrelevant)))
     finest = max(COARSEST_SOURCE * scan.geometry.spacing_mm[2], 1.3)
-    rows = [row for row in _rows(real_data) if is_validation_patient(row.patient_id) == held_back]
+    rows = [row for row in real_nodules(real_data) if is_validation_patient(row.patient_id) == held_back]
     for n in rng.permutation(len(rows))[: 6 * count]:
         if len(host.inserted) == count:
             break
-        cutout = _cutout(rows[n])
+        cutout = cutout_of(rows[n])
         if cutout is not None and cutout.spacing_mm[2] <= finest:
             scale = float(np.clip(rng.normal(1.0, 0.12), 0.8, 1.25))
             host.insert(cutout, rng, scale=scale)
@@ -451,39 +275,3 @@ def draw_small_and_large(rng: np.random.Generator, count: int, *, smallest_mm: f
             )
         )
     return tuple(sorted(specs, key=lambda spec: -spec.diameter_mm))
-
-
-def _real_host(
-    rng: np.random.Generator, real_data: Path, *, held_back: bool
-) -> tuple[Volume, tuple[tuple[TrueNodule, ...], tuple[TrueNodule, ...]], str] | None:
-    """One of the real scans on this side of the split, its nodules and irrelevant findings, and whose it is."""
-    options: Sequence[RealHost] = [
-        host
-        for host in REAL_HOSTS
-        if is_validation_patient(host.patient_id) == held_back and (real_data / "dicom" / host.archive).is_file()
-    ]
-    if not options:
-        return None
-    chosen = options[int(rng.integers(len(options)))]
-    scan = _unpacked(real_data / "dicom" / chosen.archive)
-    irrelevant = []
-    for index_ijk, diameter_mm in chosen.irrelevant_ijk:
-        x, y, z = (float(c) for c in scan.geometry.ijk_to_ras(index_ijk))
-        irrelevant.append(TrueNodule(centre_ras_mm=(x, y, z), diameter_mm=diameter_mm, source="scan"))
-    own = [
-        TrueNodule(centre_ras_mm=row.centre_ras_mm, diameter_mm=row.diameter_mm, kind=row.kind, source="scan")
-        for row in _rows(real_data)
-        if row.patient_id == chosen.patient_id
-        and row.centre_ras_mm is not None
-        and scan.geometry.contains(np.rint(scan.geometry.ras_to_ijk(row.centre_ras_mm)).astype(int))
-    ]
-    return scan, (tuple(own), tuple(irrelevant)), chosen.patient_id
-
-
-@lru_cache(maxsize=2)
-def _unpacked(archive: Path) -> Volume:
-    """The scan in an archive of DICOM files."""
-    with TemporaryDirectory(prefix="medai-") as scratch:
-        with tarfile.open(archive) as files:
-            files.extractall(scratch, filter="data")
-        return read_volume(Path(scratch))
