@@ -6,7 +6,13 @@ import pytest
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.errors import GeometryError, InputError
-from medai.evaluation.simulated_clicks import correcting_click, first_click, innermost_voxel
+from medai.evaluation.simulated_clicks import (
+    ClickPlace,
+    correcting_click,
+    first_click,
+    innermost_voxel,
+    placed_click,
+)
 from medai.geometry import VolumeGeometry
 
 SHAPE = (30, 31, 16)
@@ -36,6 +42,26 @@ def test_careless_clicks_reach_the_rim_but_never_leave_the_nodule(rng):
     clicks = [first_click(case, rng, careful=False) for _ in range(60)]
     assert all(case.mask[click] for click in clicks)
     assert max(np.linalg.norm((np.array(c) - (15, 14, 8)) * SPACING) for c in clicks) > 5.0
+
+
+def test_the_centre_is_the_innermost_voxel_whatever_the_chance(rng):
+    assert {placed_click(ball_case(), ClickPlace.CENTRE, rng) for _ in range(5)} == {(15, 14, 8)}
+
+
+def test_a_judged_correction_is_no_matter_of_chance():
+    truth = np.zeros((20, 21, 22), dtype=bool)
+    truth[2:11, 2:11, 2:7] = True
+    predicted = np.zeros_like(truth)
+    predicted[2, 2, 2] = True
+    # With slices four times as thick as the pixels are wide, depth is counted in the plane.
+    clicks = {
+        correcting_click(predicted, truth, np.ones_like(truth), None, spacing_mm=(1.0, 1.0, 4.0)) for _ in range(5)
+    }
+    assert len(clicks) == 1
+    ((i, j, k), is_foreground) = clicks.pop()
+    assert (i, j) == (6, 6)
+    assert 2 < k < 6
+    assert is_foreground
 
 
 def test_innermost_voxel_counts_the_arrays_end_as_outside():
