@@ -260,16 +260,20 @@ def draw_small_and_large(rng: np.random.Generator, count: int, *, smallest_mm: f
     """
     specs: list[NoduleSpec] = []
     for _ in range(count):
-        kind = (NoduleKind.SOLID, NoduleKind.PART_SOLID, NoduleKind.NON_SOLID)[int(rng.choice(3, p=[0.6, 0.14, 0.26]))]
-        small = rng.random() < 0.5 and kind is not NoduleKind.PART_SOLID
-        low = max(smallest_mm, 3.0 if kind is NoduleKind.SOLID else 4.0 if kind is NoduleKind.NON_SOLID else 6.5)
-        diameter_mm = rng.uniform(low, max(low + 0.5, 6.0)) if small else np.clip(low + rng.gamma(1.7, 4.0), low, 30.0)
-        margins = [0.5, 0.25, 0.25] if diameter_mm > 8 and kind is not NoduleKind.NON_SOLID else [0.8, 0.2, 0.0]
+        kind = (NoduleKind.SOLID, NoduleKind.PART_SOLID, NoduleKind.NON_SOLID)[int(rng.choice(3, p=[0.66, 0.12, 0.22]))]
+        low = max(smallest_mm, {NoduleKind.SOLID: 3.0, NoduleKind.NON_SOLID: 4.0, NoduleKind.PART_SOLID: 6.5}[kind])
+        is_small = rng.random() < 0.5 and kind is not NoduleKind.PART_SOLID
+        usual_mm = float(np.clip(low + rng.gamma(1.7, 4.0), low, 30.0 if kind is NoduleKind.SOLID else 14.0))
+        diameter_mm = float(rng.uniform(low, max(low + 0.5, 6.0))) if is_small else max(usual_mm, low)
+        # A small nodule on a vessel as wide as itself could be told from a branching by nobody.
+        attachments = [0.62, 0.3, 0.08] if diameter_mm < 6 else [0.5, 0.27, 0.23]
+        smooth = [0.25, 0.75, 0.0] if kind is not NoduleKind.SOLID else [0.7, 0.3, 0.0]
+        margins = [0.4, 0.3, 0.3] if diameter_mm > 8 and kind is not NoduleKind.NON_SOLID else smooth
         specs.append(
             NoduleSpec(
-                diameter_mm=float(diameter_mm),
+                diameter_mm=diameter_mm,
                 kind=kind,
-                attachment=list(Attachment)[int(rng.choice(3, p=[0.5, 0.27, 0.23]))],
+                attachment=list(Attachment)[int(rng.choice(3, p=attachments))],
                 margin=list(Margin)[int(rng.choice(3, p=margins))],
                 attenuation_hu=float(rng.uniform(-740, -480)) if kind is NoduleKind.NON_SOLID else None,
             )
