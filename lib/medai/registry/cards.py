@@ -177,14 +177,19 @@ def read_card(version: ModelVersion) -> StarterCard | StudyCard:
     return _checked(StudyCard, version.card, version.task)
 
 
-def check_starter(folder: Path) -> StarterCard:
+def check_starter(folder: Path, *, task: str | None = None) -> StarterCard:
     """Check a starter's folder: a complete card, weights with its sha256, and every picture it names.
+
+    Args:
+        folder: holds card, weights and pictures.
+        task: what the card must be of; None: what the folder is called.
 
     Raises:
         ModelError: what is wrong, in words.
     """
-    card = _checked(StarterCard, json.loads((folder / "card.json").read_text(encoding="utf-8")), folder.name)
-    if card.task != folder.name:
+    task = task or folder.name
+    card = _checked(StarterCard, json.loads((folder / "card.json").read_text(encoding="utf-8")), task)
+    if card.task != task:
         raise ModelError(f"The card in {folder} is of task '{card.task}'.")
     actual = sha256_of(folder / "weights.safetensors")
     if actual != card.weights_sha256:

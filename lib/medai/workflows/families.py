@@ -20,6 +20,7 @@ E_contra = TypeVar("E_contra", contravariant=True)
 CLICK_TASK = "nodule_click"
 DETECTION_TASK = "nodule_detection"
 CLASSIFICATION_TASK = "nodule_classification"
+TASKS = (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK)
 
 ALIASES = {
     "segmentation": CLICK_TASK,
@@ -133,8 +134,8 @@ def task_name(name: str) -> str:
         NotFoundError: no task's name; the message lists them.
     """
     task = ALIASES.get(name, name)
-    if task not in FAMILIES:
-        raise NotFoundError(f"There is no task '{name}' to train. There are: {', '.join(FAMILIES)}.")
+    if task not in TASKS:
+        raise NotFoundError(f"There is no task '{name}'. There are: {', '.join(TASKS)}.")
     return task
 
 
