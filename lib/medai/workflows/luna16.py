@@ -156,7 +156,7 @@ def write_marks(path: Path, marks: Mapping[str, Sequence[Mark]]) -> None:
         for scan, found in marks.items():
             for mark in sorted(found, key=lambda m: -m.probability):
                 x, y, z = points_ras_to_lps(mark.centre_ras_mm)
-                rows.writerow([scan, f"{x:.4f}", f"{y:.4f}", f"{z:.4f}", repr(mark.probability)])
+                rows.writerow([scan, f"{x + 0.0:.4f}", f"{y + 0.0:.4f}", f"{z:.4f}", repr(mark.probability)])
 
 
 def _files_below(folder: Path) -> list[Path]:

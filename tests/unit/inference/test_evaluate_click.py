@@ -24,8 +24,8 @@ def block_case(case_id: str = "c") -> ClickCase:
 
 def test_clicks_go_to_the_innermost_voxel_and_then_to_the_largest_mistake(rng):
     trial = outline_by_clicks(BoxClicks(), block_case(), place=ClickPlace.CENTRE, clicks=3, rng=rng)
-    # The first takes 8–12 along i, the second 13–17 of what is left, the third the last column.
-    assert trial.foreground_ijk == ((10, 10, 6), (15, 10, 6), (18, 10, 6))
+    # The first takes 8–12 along i, the second 13–17 of what is left, the third the first corner of the last column.
+    assert trial.foreground_ijk == ((10, 10, 6), (15, 10, 6), (18, 8, 4))
     assert trial.background_ijk == ()
     assert trial.dice_after[:2] == pytest.approx((2 * 5 / 16, 2 * 10 / 21))
     assert trial.mask.shape == SHAPE
