@@ -127,7 +127,8 @@ def draw_detection(report: DetectionReport, png: Path, page: Path) -> None:
     axes[0].set_xlim(LUNA16_RATES[0] / 1.3, LUNA16_RATES[-1] * 1.3)
     axes[0].set_xticks(LUNA16_RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     axes[0].set_ylim(0, 1.02)
-    axes[0].legend(loc="lower right")
+    if report.all_sizes.nodules:
+        axes[0].legend(loc="lower right")
     _label(axes[0], "FROC", "false positives a scan", "sensitivity")
     by_size = report.by_size()
     places = np.arange(len(by_size))
