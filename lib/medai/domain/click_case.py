@@ -20,12 +20,14 @@ class ClickCase:
         patient_id: what must never be split between training and validation.
         volume: the scan around the nodule.
         mask: the nodule on the volume's grid, bool, at least one voxel.
+        readers: the mean of several readers' masks on the same grid, float32, 0-1; None where only ``mask`` is known.
     """
 
     case_id: str
     patient_id: str
     volume: Volume
     mask: NDArray[np.bool_]
+    readers: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.volume.geometry.shape_ijk:
@@ -34,3 +36,7 @@ class ClickCase:
             )
         if not np.any(self.mask):
             raise InputError(f"Case {self.case_id} has an empty mask: there is no nodule to outline.")
+        if self.readers is not None and self.readers.shape != self.mask.shape:
+            raise GeometryError(
+                f"Case {self.case_id}: the readers' mean has shape {self.readers.shape}, the mask {self.mask.shape}."
+            )

@@ -9,8 +9,10 @@ The rules an annotator can rely on, whatever the network says:
   so on, each in a patch around its latest click. Nodules far apart in one segment each get their own patch.
 - Nothing outside ``roi`` is ever in the result.
 
-Only the patches are read from the scan, so the time does not depend on its size. What may be part of something larger
-is looked at again in a coarser patch: close up, the network takes a bay of a large nodule for the whole of it.
+A click is looked at twice: first around the click to see what is there and how large it is, then around the nodule at
+a spacing at which it fills about half the patch, in mirrored views that are averaged. A nodule of 4 mm and one of 40 mm
+so look alike to the network, and it hardly matters where in the nodule the click lies. Only the patches are read from
+the scan, so the time does not depend on its size.
 """
 
 from __future__ import annotations
@@ -28,11 +30,13 @@ from numpy.typing import NDArray
 from medai.domain import Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
-from medai.inference.click_rules import Index, ball, check_together, checked, connected_to, cut_away, within
+from medai.inference.click_looks import Clicks, LookRules, Region, look, patch_around
+from medai.inference.click_rules import Index, check_together, checked, within
 from medai.networks.engine import Engine
-from medai.preprocessing.click_maps import click_map
-from medai.preprocessing.hu_window import window_hu
 from medai.preprocessing.patches import PatchGrid
+
+NO_NODULE = 0.02
+"""Probabilities below this are taken for 0: far from the nodule there are many voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,51 +45,78 @@ class ClickConfig:
 
     Attributes:
         patch_shape: voxels, as the network was trained.
-        spacing_mm: spacing of the first patch.
-        coarser_factor: spacing of the next patch over that of the one before.
-        max_passes: patches looked at for one click.
+        spacing_mm: spacing of the first look.
+        fill: part of the second look's patch that the nodule's longest side takes.
+        finest_mm: least spacing of the second look.
+        coarsest_mm: largest spacing of any look.
+        coarser_factor: spacing of the next first look over that of the one before.
+        max_passes: first looks, each coarser than the one before, and second looks, each around the outline before.
+        views: mirrored views averaged in the second look, 1 to 8.
         border_voxels: a region this near the patch's rim (in patch voxels) has filled it, and is looked at coarser.
-        doubtful_extent_mm: a region of the first patch whose box has a side of this length is looked at coarser too.
-        large_extent_mm: and the coarser answer is taken where its box has a side of this length. So it is where the
-            network hardly believes in the click (a probability below ``threshold``): inside a mass that is larger than
-            the first patch nothing in it looks like a nodule.
+        refit_ratio: the second look is repeated where the nodule turns out larger or smaller by this factor.
         threshold: probability from which a voxel belongs to the nodule.
         least_probability: where the network hardly believes in the click, the threshold falls to half the probability
             at the click, but not below this.
         click_radius_mm: voxels this near a click count as clicked when regions are kept or cut off.
     """
 
-    patch_shape: tuple[int, int, int] = (48, 48, 48)
-    spacing_mm: float = 0.75
-    coarser_factor: float = 1.6
+    patch_shape: tuple[int, int, int] = (32, 32, 32)
+    spacing_mm: float = 0.9
+    fill: float = 0.55
+    finest_mm: float = 0.5
+    coarsest_mm: float = 2.4
+    coarser_factor: float = 1.8
     max_passes: int = 3
-    border_voxels: float = 2.0
-    doubtful_extent_mm: float = 6.0
-    large_extent_mm: float = 16.0
+    views: int = 8
+    border_voxels: float = 1.5
+    refit_ratio: float = 1.35
     threshold: float = 0.5
     least_probability: float = 0.05
     click_radius_mm: float = 1.0
 
     @property
     def reach_mm(self) -> float:
-        """How far from a click the first two patches reach along an axis; hardly any click needs a third.
+        """How far from a click the looks reach along an axis where the nodule is not unusually large.
 
-        The second patch lies around what has filled the first, so its middle is at most half a first patch away.
+        The second look lies around what the first one shows, so its middle is inside the first patch.
         """
-        first = max(self.patch_shape) * self.spacing_mm / 2
-        return first + first * self.coarser_factor if self.max_passes > 1 else first
+        return max(self.patch_shape) * self.spacing_mm
+
+    @property
+    def rules(self) -> LookRules:
+        """What a single look needs to know."""
+        return LookRules(
+            threshold=self.threshold,
+            least_probability=self.least_probability,
+            click_radius_mm=self.click_radius_mm,
+            border_voxels=self.border_voxels,
+        )
 
     @classmethod
     def of_checkpoint(cls, config: Mapping[str, Any]) -> ClickConfig:
-        """The patch a click network was trained on.
+        """The patches a click network was trained on.
 
         Raises:
-            ModelError: the weights are of another task.
+            ModelError: the weights are of another task, or of a version that looked only once.
         """
         if config.get("task") != "nodule_click":
             raise ModelError(f"These weights are for '{config.get('task')}', not for 'nodule_click'.")
+        missing = sorted({"fill", "finest_mm", "coarsest_mm"} - config.keys())
+        if missing:
+            raise ModelError(
+                f"These weights are of an older medai (their config lacks {', '.join(missing)}): train again from the "
+                "starter model."
+            )
         i, j, k = (int(n) for n in config["patch_shape"])
-        return cls(patch_shape=(i, j, k), spacing_mm=float(config["spacing_mm"]))
+        threshold = {"threshold": float(config["threshold"])} if "threshold" in config else {}
+        return cls(
+            patch_shape=(i, j, k),
+            spacing_mm=float(config["spacing_mm"]),
+            fill=float(config["fill"]),
+            finest_mm=float(config["finest_mm"]),
+            coarsest_mm=float(config["coarsest_mm"]),
+            **threshold,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,7 +129,7 @@ class ClickResult:
         probability: float32, same shape, 0–1; 0 where no patch was looked at.
         looked_at: the part of the scan that was read for the answer, empty without a foreground click. Voxels outside
             have no influence on it, nor has where the scan ends, unless the box reaches that end.
-        uncertainty: 0 (sure) to 1 (guessing): mean binary entropy over what the network took for nodule or nearly so.
+        uncertainty: 0 (sure) to 1 (guessing): one less the Dice that may be expected of the mask.
         seconds: wall time of "resample", "network" and "total".
     """
 
@@ -108,33 +139,6 @@ class ClickResult:
     looked_at: IndexBox
     uncertainty: float
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Region:
-    """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click.
-
-    ``looked_at`` is the part of the scan that was read for it, patches that were passed over included.
-    """
-
-    grid: PatchGrid
-    box: IndexBox
-    mask: NDArray[np.bool_]
-    probability: NDArray[np.float32]
-    at_click: float
-    looked_at: IndexBox
-
-    @property
-    def filled(self) -> IndexBox | None:
-        """The box of the mask in the scan."""
-        inside = IndexBox.of_mask(self.mask)
-        return None if inside is None else inside.shift(self.box.start_ijk)
-
-    @property
-    def extent_mm(self) -> float:
-        """The longest side of that box."""
-        filled = self.filled
-        return 0.0 if filled is None else float(np.max(np.multiply(filled.shape_ijk, self.grid.geometry.spacing_mm)))
 
 
 class ClickSegmenter:
@@ -188,9 +192,10 @@ class ClickSegmenter:
         background = checked(background_ijk, "background", volume, None)
         check_together(foreground, background)
         seconds = {"resample": 0.0, "network": 0.0}
-        regions: list[_Region] = []
+        regions: list[Region] = []
         for count in range(1, len(foreground) + 1):
-            regions.append(self._answer(volume, foreground[:count], background, allowed, regions, seconds))
+            clicks = Clicks(foreground=tuple(foreground[:count]), background=tuple(background), allowed=allowed)
+            regions.append(self._answer(volume, clicks, regions, seconds))
         box, mask, probability = _united(regions)
         for click in foreground:
             mask[within(click, box)] = True
@@ -204,131 +209,70 @@ class ClickSegmenter:
             seconds=seconds,
         )
 
-    def _answer(
-        self,
-        volume: Volume,
-        foreground: Sequence[Index],
-        background: Sequence[Index],
-        allowed: IndexBox,
-        earlier: Sequence[_Region],
-        seconds: dict[str, float],
-    ) -> _Region:
+    def _answer(self, volume: Volume, clicks: Clicks, earlier: Sequence[Region], seconds: dict[str, float]) -> Region:
         """The region of the latest click: in an earlier click's patch where it lies well inside, else around itself."""
-        grid = self._first_grid(volume, foreground[-1], earlier)
-        region = self._look(volume, grid, foreground, background, allowed, seconds)
-        looked_at = region.looked_at
-        spacing_mm = grid.spacing_mm
-        for _ in range(self._config.max_passes - 1):
-            centre = self._coarser_centre(region, foreground[-1])
-            if centre is None:
+        config, latest = self._config, clicks.foreground[-1]
+        grid = self._earlier_grid(latest, earlier)
+        if grid is None:
+            found = self._first_looks(volume, clicks, seconds)
+            looked_at = found.looked_at
+            grid = self._second_grid(volume, found, latest)
+        else:
+            found, looked_at = None, grid.read_box
+        for _ in range(config.max_passes):
+            region = look(self._engine, volume, grid, clicks, config.rules, views=config.views, seconds=seconds)
+            looked_at = looked_at.union(region.looked_at)
+            closer = self._second_grid(volume, region, latest)
+            ratio = closer.spacing_mm / grid.spacing_mm
+            if not (region.fills and ratio > 1.0) and 1 / config.refit_ratio < ratio < config.refit_ratio:
                 break
-            spacing_mm *= self._config.coarser_factor
-            coarser = PatchGrid.around(volume.geometry, centre, shape=grid.shape, spacing_mm=spacing_mm)
-            wider = self._look(volume, coarser, foreground, background, allowed, seconds)
-            looked_at = looked_at.union(wider.looked_at)
-            if self._fills(region) or (self._believes(wider) and wider.extent_mm >= self._config.large_extent_mm):
-                region = wider
-            elif self._believes(region):
-                break
+            grid = closer
+        if found is not None and not self._believes(region) and self._believes(found):
+            region = found
         return dataclasses.replace(region, looked_at=looked_at)
 
-    def _look(
-        self,
-        volume: Volume,
-        grid: PatchGrid,
-        foreground: Sequence[Index],
-        background: Sequence[Index],
-        allowed: IndexBox,
-        seconds: dict[str, float],
-    ) -> _Region:
-        """What the network and the clicks say in one patch."""
-        probability = self._probability(volume, grid, foreground, background, seconds)
-        begun = time.perf_counter()
-        region = self._kept(grid, probability, foreground, background, allowed)
-        seconds["resample"] += time.perf_counter() - begun
-        return region
+    def _first_looks(self, volume: Volume, clicks: Clicks, seconds: dict[str, float]) -> Region:
+        """What is at the click: at the usual spacing, and coarser while it fills its patch or nothing is believed."""
+        config, latest = self._config, clicks.foreground[-1]
+        centre: Any = latest
+        spacing_mm, looked_at = config.spacing_mm, IndexBox.of_shape((0, 0, 0))
+        best: Region | None = None
+        for _ in range(config.max_passes):
+            grid = patch_around(volume, centre, latest, config.patch_shape, spacing_mm)
+            region = look(self._engine, volume, grid, clicks, config.rules, views=1, seconds=seconds)
+            looked_at = region.looked_at if best is None else looked_at.union(region.looked_at)
+            if best is None or best.fills or self._believes(region):
+                best = region
+            if not region.fills and self._believes(region):
+                break
+            spacing_mm = min(spacing_mm * config.coarser_factor, config.coarsest_mm)
+            centre = region.centre if region.fills else latest
+        if best is None:
+            raise ModelError(f"max_passes must be 1 or more, it is {config.max_passes}.")
+        return dataclasses.replace(best, looked_at=looked_at)
 
-    def _believes(self, region: _Region) -> bool:
+    def _second_grid(self, volume: Volume, region: Region, click: Index) -> PatchGrid:
+        """The patch around a region at the spacing that suits its size; larger than that where it fills its patch."""
+        config = self._config
+        extent_mm = region.extent_mm * (config.coarser_factor if region.fills else 1.0)
+        spacing_mm = min(max(extent_mm / (config.fill * min(config.patch_shape)), config.finest_mm), config.coarsest_mm)
+        return patch_around(volume, region.centre, click, config.patch_shape, spacing_mm)
+
+    def _earlier_grid(self, click: Index, earlier: Sequence[Region]) -> PatchGrid | None:
+        """The patch of an earlier answer that holds a click well inside."""
+        shape = np.asarray(self._config.patch_shape)
+        for region in reversed(earlier):
+            at = region.grid.to_patch([click])[0]
+            if np.all(at > shape / 6) and np.all(at < shape - 1 - shape / 6):
+                return region.grid
+        return None
+
+    def _believes(self, region: Region) -> bool:
         """True where the network takes the click for part of a nodule."""
         return region.at_click >= self._config.threshold
 
-    def _coarser_centre(self, region: _Region, click: Index) -> Sequence[float] | None:
-        """Where the next, coarser patch should lie; None where none is needed."""
-        if self._fills(region) and region.filled is not None:
-            return [(a + b - 1) / 2 for a, b in zip(region.filled.start_ijk, region.filled.stop_ijk, strict=True)]
-        is_first = region.grid.spacing_mm == self._config.spacing_mm
-        doubtful = not self._believes(region) or region.extent_mm >= self._config.doubtful_extent_mm
-        return click if is_first and doubtful else None
 
-    def _first_grid(self, volume: Volume, click: Index, earlier: Sequence[_Region]) -> PatchGrid:
-        """The patch a click is looked at in first."""
-        shape = self._config.patch_shape
-        for region in reversed(earlier):
-            at = region.grid.to_patch([click])[0]
-            margin = np.asarray(shape) / 6
-            if np.all(at > margin) and np.all(at < np.asarray(shape) - 1 - margin):
-                return region.grid
-        return PatchGrid.around(volume.geometry, click, shape=shape, spacing_mm=self._config.spacing_mm)
-
-    def _probability(
-        self,
-        volume: Volume,
-        grid: PatchGrid,
-        foreground: Sequence[Index],
-        background: Sequence[Index],
-        seconds: dict[str, float],
-    ) -> NDArray[np.float32]:
-        """Run the network on one patch; 0–1, patch shape."""
-        begun = time.perf_counter()
-        channels = [
-            window_hu(grid.extract(volume.image_hu)),
-            click_map(grid.shape, grid.to_patch(foreground)),
-            click_map(grid.shape, grid.to_patch(background)),
-        ]
-        resampled = time.perf_counter()
-        logits = self._engine.run(np.stack(channels)[None])[0, 0]
-        seconds["resample"] += resampled - begun
-        seconds["network"] += time.perf_counter() - resampled
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0))), dtype=np.float32)
-
-    def _kept(
-        self,
-        grid: PatchGrid,
-        patch_probability: NDArray[np.float32],
-        foreground: Sequence[Index],
-        background: Sequence[Index],
-        allowed: IndexBox,
-    ) -> _Region:
-        """Bring a patch's answer to the scan's grid and keep what the clicks say."""
-        covered, values = grid.restore(patch_probability)
-        box = covered.intersect(allowed)
-        values = values[box.shift([-n for n in covered.start_ijk]).slices]
-        spacing_mm = grid.geometry.spacing_mm
-        seeds = [ball(click, box, spacing_mm, self._config.click_radius_mm) for click in foreground]
-        at_click = float(values[seeds[-1]].max(initial=0.0)) if seeds[-1].any() else 0.0
-        threshold = min(self._config.threshold, max(self._config.least_probability, 0.5 * at_click))
-        mask = values >= threshold
-        for click in background:
-            mask = cut_away(mask, click, foreground, box, spacing_mm, self._config.click_radius_mm)
-        kept = connected_to(mask, seeds)
-        for click in foreground:
-            kept[within(click, box)] = True
-        return _Region(grid=grid, box=box, mask=kept, probability=values, at_click=at_click, looked_at=grid.read_box)
-
-    def _fills(self, region: _Region) -> bool:
-        """True where a region touches a side of its patch beyond which the scan goes on."""
-        grid, filled = region.grid, region.filled
-        if filled is None:
-            return False
-        covered = grid.box
-        margin = self._config.border_voxels * grid.spacing_mm / np.asarray(grid.geometry.spacing_mm)
-        start, stop = np.asarray(covered.start_ijk), np.asarray(covered.stop_ijk)
-        low = (np.asarray(filled.start_ijk) < start + margin) & (start > 0)
-        high = (np.asarray(filled.stop_ijk) > stop - margin) & (stop < np.asarray(grid.geometry.shape_ijk))
-        return bool(np.any(low | high))
-
-
-def _united(regions: Sequence[_Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:
+def _united(regions: Sequence[Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:
     """The union of regions, in the smallest box that holds what they looked at."""
     box = _surrounding([region.box for region in regions])
     mask = np.zeros(box.shape_ijk, dtype=bool)
@@ -346,9 +290,10 @@ def _surrounding(boxes: Sequence[IndexBox]) -> IndexBox:
 
 
 def _uncertainty(mask: NDArray[np.bool_], probability: NDArray[np.float32]) -> float:
-    """Mean binary entropy, in bits, over the mask and whatever else has a probability above 0.05."""
-    doubtful = probability[mask | (probability > 0.05)].astype(np.float64)
-    if doubtful.size == 0:
-        return 0.0
-    p = np.clip(doubtful, 1e-6, 1 - 1e-6)
-    return float(np.mean(-(p * np.log2(p) + (1 - p) * np.log2(1 - p))))
+    """One less the Dice that the probabilities let expect of the mask (the ratio of expectations).
+
+    As the probabilities are calibrated, so is this: an uncertainty of 0.2 stands for a Dice of about 0.8.
+    """
+    expected = 2.0 * float(probability[mask].sum(dtype=np.float64))
+    total = float(np.count_nonzero(mask)) + float(probability[probability > NO_NODULE].sum(dtype=np.float64))
+    return min(1.0, max(0.0, 1.0 - expected / total)) if total > 0 else 0.0

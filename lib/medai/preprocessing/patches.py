@@ -106,6 +106,14 @@ class PatchGrid:
         region = np.asarray(image[tuple(slices for slices, _ in read)], dtype=np.float32)
         return np.ascontiguousarray(_apply(region, [weights for _, weights in read]).transpose(self.scan_axes))
 
+    def inside(self) -> NDArray[np.bool_]:
+        """Where the patch lies inside the scan, up to half a voxel beyond its outermost centres; patch shape."""
+        rows = []
+        for axis, step, first, n in zip(self.scan_axes, self.step_voxels, self.first_voxel, self.shape, strict=True):
+            at = first + step * np.arange(n)
+            rows.append((at >= -0.5) & (at <= self.geometry.shape_ijk[axis] - 0.5))
+        return np.asarray(rows[0][:, None, None] & rows[1][None, :, None] & rows[2][None, None, :])
+
     def restore(self, patch: NDArray[np.float32]) -> tuple[IndexBox, NDArray[np.float32]]:
         """Interpolate patch values linearly at the scan's voxel centres.
 

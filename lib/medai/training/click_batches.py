@@ -16,8 +16,7 @@ from torch.utils.data import WeightedRandomSampler
 
 from medai.domain.click_case import ClickCase
 from medai.evaluation.simulated_clicks import correcting_click
-from medai.preprocessing.click_maps import click_map
-from medai.preprocessing.hu_window import window_hu
+from medai.preprocessing.click_maps import click_map, network_input
 from medai.training.click_sampling import SamplingConfig, TrainingPatch, sample_patch
 
 UNKNOWN_LOGIT = -12.0
@@ -25,7 +24,7 @@ UNKNOWN_LOGIT = -12.0
 
 
 class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]  # monai's classes are untyped
-    """Turn a ``ClickCase`` into ``image`` [3, …] (HU, foreground, background) and ``label`` [2, …] (nodule, known)."""
+    """Turn a ``ClickCase`` into ``image`` (the network's channels) and ``label`` (nodule, known, readers' mean)."""
 
     def __init__(self, config: SamplingConfig) -> None:
         self.config = config
@@ -38,9 +37,8 @@ class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]  # monai's 
 
 def patch_tensors(patch: TrainingPatch) -> dict[str, torch.Tensor]:
     """A patch with its first click as float32 tensors."""
-    shape = patch.image_hu.shape
-    image = np.stack([window_hu(patch.image_hu), click_map(shape, [patch.click]), np.zeros(shape, dtype=np.float32)])
-    label = np.stack([patch.target, patch.known]).astype(np.float32)
+    image = network_input(patch.image_hu, foreground=[patch.click], inside=patch.known, spacing_mm=patch.spacing_mm)
+    label = np.stack([patch.target, patch.known.astype(np.float32), patch.readers]).astype(np.float32)
     return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
 
 
@@ -63,17 +61,27 @@ def validation_loader(cases: Sequence[ClickCase], config: SamplingConfig, *, see
     return DataLoader(Dataset(patches), batch_size=batch_size, shuffle=False, num_workers=0)
 
 
-class KnownVoxelsLoss(nn.Module):
-    """Apply a loss to the voxels the scan knows; the label's second channel says which."""
+class ClickLoss(nn.Module):
+    """Dice and cross-entropy of the outline, and cross-entropy of the readers' mean, where the scan knows anything.
 
-    def __init__(self, loss: nn.Module) -> None:
+    Args:
+        outline: of the first map of logits with the nodule's share of each voxel.
+        readers_weight: of the cross-entropy of the second map with the mean of the readers' masks. It teaches the
+            network where readers disagree, which the outline alone does not show.
+    """
+
+    def __init__(self, outline: nn.Module, *, readers_weight: float = 0.5) -> None:
         super().__init__()
-        self.loss = loss
+        self.outline = outline
+        self.readers_weight = readers_weight
 
     def forward(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Logits [N, 1, …] and labels [N, 2, …] to a scalar."""
+        """Logits [N, 2, …] and labels [N, 3, …] (nodule, known, readers' mean) to a scalar."""
         known = label[:, 1:2] > 0.5
-        return cast("torch.Tensor", self.loss(torch.where(known, logits, UNKNOWN_LOGIT), label[:, :1]))
+        logits = torch.where(known, logits, UNKNOWN_LOGIT)
+        readers = nn.functional.binary_cross_entropy_with_logits(logits[:, 1:2], label[:, 2:3])
+        loss = self.outline(logits[:, :1], label[:, :1]) + self.readers_weight * readers
+        return cast("torch.Tensor", loss)
 
 
 class CorrectingIteration:
@@ -109,9 +117,9 @@ def with_corrections(
     """Add to each patch of a batch the click an annotator would make next.
 
     Args:
-        image: [N, 3, …] on the CPU.
-        label: [N, 2, …] on the CPU.
-        logits: [N, 1, …] on any device.
+        image: the network's channels [N, 5, …] on the CPU.
+        label: [N, 3, …] on the CPU.
+        logits: [N, 2, …] on any device.
         rng: places the clicks.
 
     Returns:
@@ -119,7 +127,7 @@ def with_corrections(
     """
     clicked = image.clone()
     predicted = (logits.detach()[:, 0] > 0).cpu().numpy()
-    truth = label.numpy() > 0.5
+    truth = label[:, :2].numpy() > 0.5
     for number, (mask, (target, known)) in enumerate(zip(predicted, truth, strict=True)):
         correction = correcting_click(mask, target, known, rng)
         if correction is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain.click_case import ClickCase
+from medai.errors import InputError
 from medai.evaluation.simulated_clicks import first_click
 from medai.geometry import IndexBox
 
@@ -16,17 +17,26 @@ from medai.geometry import IndexBox
 class SamplingConfig:
     """How training patches are drawn.
 
+    A patch is either a first look, around the click at a fixed spacing, or a second one, around the nodule at a spacing
+    at which it fills a fixed part of the patch: as inference looks twice.
+
     Attributes:
         patch_shape: voxels.
-        spacing_mm: the spacing of the first patch at inference.
-        zoom_range: patch spacing over ``spacing_mm``, drawn log-uniformly.
-        coarse_zoom: upper end of the zoom range for nodules of ``coarse_extent_mm`` or more, which inference looks at
-            in coarser patches.
+        spacing_mm: of the first look.
+        fill: part of the second look's patch that the nodule's longest side takes.
+        finest_mm: least spacing of the second look.
+        coarsest_mm: largest spacing of the second look.
+        second_look_fraction: share of patches that are second looks.
+        zoom_spread: standard deviation of the logarithm of the spacing, as the first look errs in the nodule's size.
+        shift_spread: standard deviation of the second look's middle along an axis, over the nodule's longest side.
+        coarse_zoom: upper end of the first look's spacing over ``spacing_mm`` for nodules of ``coarse_extent_mm`` or
+            more, which inference looks at in coarser patches.
         coarse_extent_mm: length of the longest side of a nodule's box.
         careful_fraction: share of first clicks near the innermost voxel, the others lie anywhere in the nodule.
-        offset_voxels: farthest the first click lies from the patch's middle along an axis, in half of the patches.
+        offset_voxels: farthest the first click lies from a first look's middle along an axis, in half of the patches.
         cut_fraction: share of patches cut off above or below, as at the end of a scan.
         thick_fraction: share of thin-slice cases averaged into thicker slices.
+        shear: standard deviation of the shear.
         noise_hu: largest added noise.
         shift_hu: standard deviation of the intensity shift.
         gain: standard deviation of the intensity scale.
@@ -34,15 +44,21 @@ class SamplingConfig:
         rotation: turn and flip patches.
     """
 
-    patch_shape: tuple[int, int, int] = (48, 48, 48)
-    spacing_mm: float = 0.75
-    zoom_range: tuple[float, float] = (0.8, 1.25)
-    coarse_zoom: float = 2.5
+    patch_shape: tuple[int, int, int] = (32, 32, 32)
+    spacing_mm: float = 0.9
+    fill: float = 0.55
+    finest_mm: float = 0.5
+    coarsest_mm: float = 2.4
+    second_look_fraction: float = 0.65
+    zoom_spread: float = 0.15
+    shift_spread: float = 0.07
+    coarse_zoom: float = 2.0
     coarse_extent_mm: float = 14.0
     careful_fraction: float = 0.6
-    offset_voxels: int = 8
-    cut_fraction: float = 0.1
+    offset_voxels: int = 5
+    cut_fraction: float = 0.08
     thick_fraction: float = 0.15
+    shear: float = 0.04
     noise_hu: float = 40.0
     shift_hu: float = 15.0
     gain: float = 0.03
@@ -50,15 +66,16 @@ class SamplingConfig:
     rotation: bool = True
 
     def unvaried(self) -> SamplingConfig:
-        """The same patches as an annotator's careful first click gives them: for validation."""
+        """The same patches as a good second look after an annotator's careful click gives them: for validation."""
         return replace(
             self,
-            zoom_range=(1.0, 1.0),
-            coarse_zoom=1.0,
+            second_look_fraction=1.0,
+            zoom_spread=0.0,
+            shift_spread=0.0,
             careful_fraction=1.0,
-            offset_voxels=0,
             cut_fraction=0.0,
             thick_fraction=0.0,
+            shear=0.0,
             noise_hu=0.0,
             shift_hu=0.0,
             gain=0.0,
@@ -72,77 +89,111 @@ class TrainingPatch:
     """One randomly oriented view of a nodule.
 
     Attributes:
-        click: the first click's patch voxel.
+        click: the first click's patch voxel, may be fractional.
         image_hu: float32, the patch shape.
-        target: bool, the nodule.
-        known: bool, False beyond a cut where the scan says nothing.
+        target: float32, the share of each patch voxel that the nodule fills, 0 where nothing is known.
+        readers: float32, the mean of the readers' masks, 0 where nothing is known.
+        known: bool, False beyond the scan's end.
         spacing_mm: isotropic.
     """
 
-    click: tuple[int, int, int]
+    click: tuple[float, float, float]
     image_hu: NDArray[np.float32]
-    target: NDArray[np.bool_]
+    target: NDArray[np.float32]
+    readers: NDArray[np.float32]
     known: NDArray[np.bool_]
     spacing_mm: float
 
 
-def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generator) -> TrainingPatch:
-    """Draw one augmented patch around a first click.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _View:
+    """Where a patch lies: its spacing, and the scan voxel that comes to lie in the patch's middle."""
 
-    Rotation, flips, zoom, slice thickness, end of scan, noise, sharpness and intensity vary.
+    spacing_mm: float
+    middle: NDArray[np.float64]
+
+
+def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generator) -> TrainingPatch:
+    """Draw one augmented patch with a first click.
+
+    Rotation, flips, shear, zoom, slice thickness, end of scan, noise, sharpness and intensity vary.
     """
     from scipy import ndimage
 
-    click = first_click(case, rng, careful=bool(rng.random() < config.careful_fraction))
-    image, mask, spacing_mm, centre = _thickened(case, click, config, rng)
-    patch_spacing_mm = config.spacing_mm * _zoom(case, config, rng)
+    chosen = first_click(case, rng, careful=bool(rng.random() < config.careful_fraction))
+    image, masks, spacing_mm, click = _thickened(case, chosen, config, rng)
+    view = _view(masks[0], spacing_mm, click, config, rng)
     shape = np.asarray(config.patch_shape)
-    farthest = np.minimum(config.offset_voxels, shape // 2 - 2)
-    off = rng.integers(-farthest, farthest + 1) * int(rng.random() < 0.5)
-    at = shape // 2 + off
-    reach = np.ceil((np.linalg.norm(shape) / 2 + np.linalg.norm(off)) * patch_spacing_mm / spacing_mm).astype(int) + 2
-    low = np.maximum(0, np.floor(centre).astype(int) - reach)
-    high = np.minimum(image.shape, np.floor(centre).astype(int) + reach + 1)
-    low[2], high[2] = _cut(int(low[2]), int(high[2]), int(centre[2]), config, rng)
+    matrix = _random_turn(config, rng) * view.spacing_mm / spacing_mm[:, None]
+    reach = np.ceil(np.abs(matrix) @ shape / 2).astype(int) + 2
+    low = np.maximum(0, np.floor(view.middle).astype(int) - reach)
+    high = np.minimum(image.shape, np.floor(view.middle).astype(int) + reach + 1)
+    low[2], high[2] = _cut(int(low[2]), int(high[2]), int(click[2]), config, rng)
     window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     source = image[window].astype(np.float32)
-    blur = np.maximum(0.0, patch_spacing_mm / spacing_mm - 1.0) * 0.45
+    blur = np.maximum(0.0, view.spacing_mm / spacing_mm - 1.0) * 0.45
     if np.any(blur > 0.1):
         source = ndimage.gaussian_filter(source, blur, mode="nearest")
-    rotation = _random_rotation(rng) if config.rotation else np.eye(3)
-    matrix = rotation * patch_spacing_mm / spacing_mm[:, None]
-    offset = centre - low - matrix @ at
-    drawn = ndimage.affine_transform(
-        source, matrix, offset, output_shape=config.patch_shape, order=1, mode="nearest", prefilter=False
+    offset = view.middle - low - matrix @ ((shape - 1) / 2)
+    drawn, target, readers = (
+        ndimage.affine_transform(
+            values, matrix, offset, output_shape=config.patch_shape, order=1, mode="nearest", prefilter=False
+        )
+        for values in (source, *(mask[window].astype(np.float32) for mask in masks))
     )
-    fraction = ndimage.affine_transform(
-        mask[window].astype(np.float32), matrix, offset, output_shape=config.patch_shape, order=1, mode="nearest"
-    )
-    grid = np.indices(config.patch_shape, sparse=True)
-    slice_index = matrix[2, 0] * grid[0] + matrix[2, 1] * grid[1] + matrix[2, 2] * grid[2] + offset[2]
-    known = (slice_index > -0.6) & (slice_index < source.shape[2] - 0.4)
-    target = (fraction >= 0.5) & known
-    click_at = (int(at[0]), int(at[1]), int(at[2]))
-    target[click_at] = True
+    known = _inside(matrix, offset, config.patch_shape, source.shape)
+    at = np.linalg.solve(matrix, click - low - offset)
     return TrainingPatch(
-        click=click_at,
+        click=(float(at[0]), float(at[1]), float(at[2])),
         image_hu=_vary_intensity(drawn, config, rng),
-        target=target,
+        target=target * known,
+        readers=readers * known,
         known=known,
-        spacing_mm=patch_spacing_mm,
+        spacing_mm=view.spacing_mm,
     )
 
 
-def _zoom(case: ClickCase, config: SamplingConfig, rng: np.random.Generator) -> float:
-    """Patch spacing over the finest one."""
-    box = IndexBox.of_mask(case.mask)
-    low, high = config.zoom_range
-    if (
-        box is not None
-        and np.max(np.multiply(box.shape_ijk, case.volume.geometry.spacing_mm)) >= config.coarse_extent_mm
-    ):
-        high = config.coarse_zoom
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+def second_look_spacing(extent_mm: float, config: SamplingConfig) -> float:
+    """The spacing at which a nodule of a longest side fills its part of the patch."""
+    wanted = extent_mm / (config.fill * min(config.patch_shape))
+    return float(min(max(wanted, config.finest_mm), config.coarsest_mm))
+
+
+def _view(
+    mask: NDArray[np.generic],
+    spacing_mm: NDArray[np.float64],
+    click: NDArray[np.float64],
+    config: SamplingConfig,
+    rng: np.random.Generator,
+) -> _View:
+    """Choose a first or a second look."""
+    box = IndexBox.of_mask(np.asarray(mask > 0))
+    if box is None:
+        raise InputError("A case whose mask is empty cannot be looked at.")
+    extent_mm = float(np.max(np.multiply(box.shape_ijk, spacing_mm)))
+    spread = float(np.exp(config.zoom_spread * rng.standard_normal()))
+    if rng.random() < config.second_look_fraction:
+        spacing = second_look_spacing(extent_mm * spread, config)
+        centre = (np.asarray(box.start_ijk) + np.asarray(box.stop_ijk) - 1) / 2
+        moved = rng.normal(0.0, config.shift_spread, 3) * max(extent_mm, 6.0) / spacing_mm
+        half = (np.asarray(config.patch_shape) / 2 - 2) * spacing / spacing_mm
+        return _View(spacing_mm=spacing, middle=np.clip(centre + moved, click - half, click + half))
+    highest = config.coarse_zoom if extent_mm >= config.coarse_extent_mm else 1.0
+    spacing = config.spacing_mm * spread * float(np.exp(rng.uniform(0.0, np.log(highest))))
+    off = rng.integers(-config.offset_voxels, config.offset_voxels + 1, 3) * int(rng.random() < 0.5)
+    return _View(spacing_mm=spacing, middle=click - off * spacing / spacing_mm)
+
+
+def _inside(
+    matrix: NDArray[np.float64], offset: NDArray[np.float64], patch_shape: tuple[int, int, int], shape: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """The patch voxels whose centres lie in the source, half a voxel at its ends included."""
+    grid = np.indices(patch_shape, sparse=True)
+    inside = np.ones(patch_shape, dtype=bool)
+    for axis, length in enumerate(shape):
+        at = sum(matrix[axis, n] * grid[n] for n in range(3)) + offset[axis]
+        inside &= (at >= -0.5) & (at <= length - 0.5)
+    return inside
 
 
 def _cut(low: int, high: int, centre: int, config: SamplingConfig, rng: np.random.Generator) -> tuple[int, int]:
@@ -155,30 +206,34 @@ def _cut(low: int, high: int, centre: int, config: SamplingConfig, rng: np.rando
 
 
 def _thickened(
-    case: ClickCase, click: tuple[int, int, int], config: SamplingConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.float64], NDArray[np.float64]]:
-    """Image, mask, spacing and click, sometimes with neighbouring slices averaged."""
+    case: ClickCase, chosen: tuple[int, int, int], config: SamplingConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.generic], tuple[NDArray[np.generic], ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Image, mask and readers' mean, spacing and click, sometimes with neighbouring slices averaged."""
     spacing_mm = np.asarray(case.volume.geometry.spacing_mm)
-    centre = np.asarray(click, dtype=np.float64)
+    click = np.asarray(chosen, dtype=np.float64)
     image: NDArray[np.generic] = case.volume.image_hu
-    mask: NDArray[np.generic] = case.mask
+    masks: tuple[NDArray[np.generic], ...] = (case.mask, case.mask if case.readers is None else case.readers)
     depth = int(np.count_nonzero(np.any(case.mask, axis=(0, 1))))
     factor = int(rng.integers(2, 4))
     if rng.random() >= config.thick_fraction or spacing_mm[2] * factor > 5.0 or depth < 2 * factor:
-        return image, mask, spacing_mm, centre
+        return image, masks, spacing_mm, click
     start = int(rng.integers(factor)) if image.shape[2] > 3 * factor else 0
     count = (image.shape[2] - start) // factor
     if not start <= click[2] < start + count * factor:
-        return image, mask, spacing_mm, centre
+        return image, masks, spacing_mm, click
     kept = slice(start, start + count * factor)
     folded = (image.shape[0], image.shape[1], count, factor)
-    centre[2] = (click[2] - start) // factor
-    return (
-        image[..., kept].reshape(folded).mean(axis=3),
-        mask[..., kept].reshape(folded).mean(axis=3),
-        spacing_mm * (1.0, 1.0, factor),
-        centre,
-    )
+    click[2] = (click[2] - start) // factor
+    thick = [values[..., kept].reshape(folded).mean(axis=3) for values in (image, *masks)]
+    return thick[0], tuple(thick[1:]), spacing_mm * (1.0, 1.0, factor), click
+
+
+def _random_turn(config: SamplingConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A rotation with flips, and a little shear."""
+    shear = np.eye(3) + config.shear * rng.standard_normal((3, 3)) * (1 - np.eye(3))
+    rotation = _random_rotation(rng) if config.rotation else np.eye(3)
+    turn: NDArray[np.float64] = rotation @ shear
+    return turn
 
 
 def _random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:

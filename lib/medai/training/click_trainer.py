@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medai.errors import CancelledByUserError, InputError, ModelError
 from medai.training.click_sampling import SamplingConfig
@@ -28,7 +28,7 @@ STATE_NAME = "training_state.pt"
 
 NETWORK = {
     "network": "residual_unet",
-    "network_options": {"channels_in": 3, "channels_out": 1, "channels": [16, 32, 64, 96], "blocks": [1, 2, 2, 1]},
+    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [16, 32, 64, 128], "blocks": [1, 2, 2, 2]},
 }
 """What is trained where there are no weights to start from."""
 
@@ -48,6 +48,8 @@ class ClickTrainingConfig:
         replay_fraction: share of patches drawn from the data set's replay cases.
         average_decay: of the running average of the weights, which is what is validated and saved.
         device: "auto", "cpu" or "cuda" (mixed precision).
+        keep: "best" keeps the weights of the epoch that validates best, "last" those of the last one: nothing is chosen
+            by the validation cases then, and their figures stay honest.
         seed: of everything random.
         sampling: how patches are drawn.
     """
@@ -58,10 +60,11 @@ class ClickTrainingConfig:
     learning_rate: float = 5e-4
     weight_decay: float = 1e-3
     warmup_iterations: int = 20
-    correction_shares: tuple[float, ...] = (0.45, 0.55, 0.6)
+    correction_shares: tuple[float, ...] = (0.4, 0.5, 0.5)
     replay_fraction: float = 0.3
     average_decay: float = 0.99
     device: str = "auto"
+    keep: Literal["best", "last"] = "best"
     seed: int = 20240229
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
@@ -175,7 +178,7 @@ class _ClickTraining:
             **network_config,
             "task": "nodule_click",
             "patch_shape": list(config.sampling.patch_shape),
-            "spacing_mm": config.sampling.spacing_mm,
+            **{key: getattr(config.sampling, key) for key in ("spacing_mm", "fill", "finest_mm", "coarsest_mm")},
         }
         self._average = AveragedModel(self._network, avg_fn=_averaging(config.average_decay), use_buffers=True)
         self._optimiser = torch.optim.AdamW(
@@ -235,7 +238,7 @@ class _ClickTraining:
             train_data_loader=loader,
             network=self._network,
             optimizer=self._optimiser,
-            loss_function=click_batches.KnownVoxelsLoss(
+            loss_function=click_batches.ClickLoss(
                 DiceCELoss(sigmoid=True, smooth_nr=0.0, smooth_dr=1e-5, lambda_ce=2.0)
             ),
             iteration_update=click_batches.CorrectingIteration(config.correction_shares, config.seed),
@@ -275,8 +278,8 @@ class _ClickTraining:
             key_val_metric={
                 "dice": MeanDice(
                     output_transform=lambda output: (
-                        [item["pred"] for item in output],
-                        [item["label"][:1] for item in output],
+                        [item["pred"][:1] for item in output],
+                        [(item["label"][:1] >= 0.5).float() for item in output],
                     ),
                     save_details=False,
                 )
@@ -312,8 +315,8 @@ class _ClickTraining:
         self._evaluator.run()
         dice = float(self._evaluator.state.metrics["dice"])
         best = self._reports[-1].best_dice if self._reports else -1.0
-        if dice > best:
-            best, self._best_epoch = dice, epoch
+        if dice > best or (self._config.keep == "last" and epoch > 0):
+            best, self._best_epoch = max(best, dice), epoch
             save_checkpoint(self._folder / BEST_NAME, network_tensors(self._average.module), self._checkpoint_config)
         report = EpochReport(
             epoch=epoch,

