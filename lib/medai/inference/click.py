@@ -108,15 +108,14 @@ class ClickConfig:
                 "starter model."
             )
         i, j, k = (int(n) for n in config["patch_shape"])
-        threshold = {"threshold": float(config["threshold"])} if "threshold" in config else {}
-        return cls(
+        found = cls(
             patch_shape=(i, j, k),
             spacing_mm=float(config["spacing_mm"]),
             fill=float(config["fill"]),
             finest_mm=float(config["finest_mm"]),
             coarsest_mm=float(config["coarsest_mm"]),
-            **threshold,
         )
+        return dataclasses.replace(found, threshold=float(config.get("threshold", found.threshold)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

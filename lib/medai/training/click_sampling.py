@@ -167,7 +167,7 @@ def _view(
     rng: np.random.Generator,
 ) -> _View:
     """Choose a first or a second look."""
-    box = IndexBox.of_mask(np.asarray(mask > 0))
+    box = IndexBox.of_mask(np.asarray(mask, dtype=np.float32) > 0)
     if box is None:
         raise InputError("A case whose mask is empty cannot be looked at.")
     extent_mm = float(np.max(np.multiply(box.shape_ijk, spacing_mm)))

@@ -9,8 +9,8 @@ from medai.domain import Volume
 from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.inference.click import ClickSegmenter
-from medai.server.infer_request import InferRequest
 from medai.server.click_task import NoduleClickTask
+from medai.server.infer_request import InferRequest
 from medai.volume_io.decoding import ScanHead
 
 SHAPE_IJK = (60, 61, 190)
