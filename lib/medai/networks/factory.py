@@ -24,8 +24,22 @@ def _candidate_network(options: Mapping[str, Any]) -> nn.Module:
     return CandidateNetwork(**options)
 
 
+def _detection_network(options: Mapping[str, Any]) -> nn.Module:
+    from medai.networks.detection_network import DetectionNetwork
+
+    return DetectionNetwork(**options)
+
+
+def _classification_network(options: Mapping[str, Any]) -> nn.Module:
+    from medai.networks.classification_network import ClassificationNetwork
+
+    return ClassificationNetwork(**options)
+
+
 NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "candidate_network": _candidate_network,
+    "classification_network": _classification_network,
+    "detection_network": _detection_network,
     "residual_unet": _residual_unet,
 }
 """Every network a checkpoint can name."""

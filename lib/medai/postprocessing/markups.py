@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from medai.domain import Nodule, Prediction
+from medai.domain.assessment import MALIGNANCY
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_to_itk, points_ras_to_lps
 from medai.postprocessing.nodules import kind_colour, segment_name
@@ -48,6 +49,16 @@ def prediction_to_markups(prediction: Prediction) -> dict[str, Any]:
     return {"@schema": MARKUPS_SCHEMA, "markups": boxes or [_NOTHING_FOUND]}
 
 
+def _assessment_words(nodule: Nodule) -> str:
+    """What the nodule is rated as, for the description; empty where it was not classified. ASCII, as names are."""
+    if nodule.assessment is None:
+        return ""
+    malignancy = nodule.assessment.malignancy
+    words = [f"malignancy {malignancy.value:.2f} ({malignancy.low:.2f} to {malignancy.high:.2f})"]
+    words += [f"{name} {rating:.1f}" for name, rating in nodule.assessment.ratings.items() if name != MALIGNANCY]
+    return "".join(f", {word}" for word in words)
+
+
 def _box_markup(nodule: Nodule, index: int, geometry: VolumeGeometry) -> dict[str, Any]:
     """One nodule's ROI: from the outer faces of its first voxels to those of its last."""
     start, stop = np.asarray(nodule.box.start_ijk), np.asarray(nodule.box.stop_ijk)
@@ -60,7 +71,7 @@ def _box_markup(nodule: Nodule, index: int, geometry: VolumeGeometry) -> dict[st
     orientation = [round(float(d), 9) for d in directions_lps.ravel()]
     size_mm = [round(float(s), 4) for s in (stop - start) * np.asarray(geometry.spacing_mm)]
     name = segment_name(nodule, index)
-    description = f"probability {nodule.probability:.2f}, {nodule.volume_mm3:.0f} mm3"
+    description = f"probability {nodule.probability:.2f}, {nodule.volume_mm3:.0f} mm3{_assessment_words(nodule)}"
     return {
         "type": "ROI",
         "name": name,

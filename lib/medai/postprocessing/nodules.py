@@ -7,19 +7,26 @@ plain ASCII: pynrrd refuses to write any other character into a header.
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.clinical.measurements import attenuation_kind, axial_size, volume_mm3
-from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
+from medai.domain import LabelMap, Nodule, NoduleAssessment, NoduleKind, Prediction, Segment, Volume
+from medai.domain.assessment import ATTRIBUTES, MALIGNANCY
 from medai.errors import InputError
 from medai.geometry import IndexBox
 
 _HUES: dict[NoduleKind, float] = {NoduleKind.SOLID: 0.03, NoduleKind.PART_SOLID: 0.15, NoduleKind.NON_SOLID: 0.52}
 """Red, yellow and blue-green: apart for every common kind of colour blindness too."""
 
+_RATING_IN_NAME = re.compile(r"(?P<attribute>[A-Za-z]+)\s*[:=]?\s*(?P<rating>[1-5])(?![\d.,]*\d)(?!\s*(%|mm))")
+_SHORT_MALIGNANCY = re.compile(r"(?<![A-Za-z0-9])[Mm](?P<rating>[1-5])(?![A-Za-z0-9]|\s*(%|mm))")
+_TNM = re.compile(r"\b[cp]?T(is|[0-4x])", re.IGNORECASE)
+"""A tumour's stage: M1 means metastases there."""
 
 FRAGMENT_MM = 8.0
 """Outlines from this size on that touch are parts of one mass; smaller ones may be neighbours."""
@@ -65,14 +72,50 @@ def nodule_from_mask(
 
 
 def segment_name(nodule: Nodule, index: int) -> str:
-    """The name of a nodule's segment, such as ``Nodule 1 - 8.2 mm solid - right``.
+    """The name of a nodule's segment, such as ``Nodule 1 - 8.2 mm solid - malignancy 62 % - right``.
 
     Args:
-        nodule: the nodule.
+        nodule: the nodule; what is not known of it is left out.
         index: its place in the prediction, from 1; makes the name unique.
     """
-    name = f"Nodule {index} - {nodule.diameter_mm:.1f} mm {nodule.kind}"
-    return f"{name} - {nodule.side}" if nodule.side else name
+    parts = [f"Nodule {index}", f"{nodule.diameter_mm:.1f} mm {nodule.kind}"]
+    if nodule.assessment is not None:
+        parts.append(f"malignancy {_percent(nodule.assessment.malignancy.value)} %")
+    if nodule.side:
+        parts.append(nodule.side)
+    return " - ".join(parts)
+
+
+def ratings_in_name(name: str) -> dict[str, int]:
+    """Ratings that an annotator has typed into a segment's name: ``malignancy 4``, ``M4``, ``spiculation: 2``.
+
+    What ``segment_name`` writes is no rating: a proposal's percentage must not come back as if a reader had given it.
+
+    Args:
+        name: of a segment.
+
+    Returns:
+        Attribute (one of ``ATTRIBUTES``) to rating, 1–5; of several of one attribute the last counts.
+    """
+    found = {
+        match["attribute"].lower(): int(match["rating"])
+        for match in _RATING_IN_NAME.finditer(name)
+        if match["attribute"].lower() in ATTRIBUTES
+    }
+    short = _SHORT_MALIGNANCY.search(name)
+    if short and MALIGNANCY not in found and not _TNM.search(name):
+        found[MALIGNANCY] = int(short["rating"])
+    return found
+
+
+def assessed(nodule: Nodule, assessment: NoduleAssessment) -> Nodule:
+    """The nodule with its assessment, and of the attenuation type that the assessment finds likeliest."""
+    return replace(nodule, assessment=assessment, kind=assessment.kind)
+
+
+def _percent(probability: float) -> int:
+    """Whole percent, never 0 or 100: no model is that sure."""
+    return min(99, max(1, round(100 * probability)))
 
 
 def kind_colour(kind: NoduleKind, index: int) -> tuple[float, float, float]:

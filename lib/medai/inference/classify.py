@@ -1,0 +1,80 @@
+"""Rates an outlined nodule: how suspicious it is and what it looks like.
+
+Measurements of the outline and the network's look at both views meet in one small last stage. The network looks at a
+view and at its mirror images; the mean of its members over all of them is what counts.
+
+Threads: a classifier keeps no state between calls and may be used by any number of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.domain import NoduleAssessment, Volume
+from medai.errors import ModelError
+from medai.geometry import IndexBox
+from medai.networks.engine import Engine
+from medai.postprocessing.ratings import RatingStage, ratings_of_logits
+from medai.preprocessing.nodule_features import as_vector, nodule_features
+from medai.preprocessing.nodule_views import nodule_views
+
+TASK = "nodule_classification"
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+"""Axes of a batch that are reversed, as in training."""
+
+
+class NoduleClassifier:
+    """Rates nodules.
+
+    Args:
+        engine: a loaded classification network.
+        stage: what follows it.
+    """
+
+    def __init__(self, engine: Engine, stage: RatingStage) -> None:
+        self._engine = engine
+        self._stage = stage
+
+    @classmethod
+    def of_checkpoint(cls, engine: Engine) -> NoduleClassifier:
+        """The classifier that a loaded checkpoint describes.
+
+        Raises:
+            ModelError: the weights are of another task, or incomplete.
+        """
+        config: Mapping[str, Any] = engine.config
+        if config.get("task") != TASK:
+            raise ModelError(f"These weights are for '{config.get('task')}', not for '{TASK}'.")
+        return cls(engine, RatingStage.of_config(config))
+
+    @property
+    def stage(self) -> RatingStage:
+        """What follows the network."""
+        return self._stage
+
+    def assess(self, volume: Volume, box: IndexBox, mask: NDArray[np.bool_]) -> NoduleAssessment:
+        """Rate one nodule.
+
+        Args:
+            volume: the scan, or a crop of it that reaches about 20 mm beyond the nodule within its slices.
+            box: where the mask lies in the scan; inside the scan.
+            mask: bool, shape ``box.shape_ijk``.
+
+        Raises:
+            InputError: the mask is empty.
+        """
+        return self._stage.assess(self.rate(volume, box, mask))
+
+    def rate(self, volume: Volume, box: IndexBox, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Ratings of one nodule, float64, in the order of the stage's ``attributes``."""
+        features = as_vector(nodule_features(volume, box, mask), self._stage.features)
+        views = nodule_views(volume, box, mask)[None]
+        batch = np.concatenate([np.flip(views, axes) for axes in MIRRORS])
+        logits = self._engine.run(batch)
+        steps = logits.reshape(len(MIRRORS), logits.shape[1], len(self._stage.attributes), -1)
+        network = ratings_of_logits(steps.mean(axis=0)).mean(axis=0)
+        return np.asarray(self._stage.ratings(features[None], network[None])[0])
