@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medai.cli.evaluation_tables import show_detection, show_segmentation, tell_oddities
+from medai.cli.evaluation_tables import show_classification, show_detection, show_segmentation, tell_oddities
 from medai.cli.output import JsonOption, console, progress_bar, write_json
 from medai.errors import InputError, StorageError
 
@@ -90,6 +90,10 @@ def segmentation(
 @app.command("classification")
 def classification(
     data: DataOption,
+    outline: Annotated[
+        str,
+        typer.Option(metavar="WHOSE", help="The figures are of the folder's outlines (reference) or of ours (click)."),
+    ] = "reference",
     held_back_only: HeldBackOption = False,
     limit: LimitOption = None,
     seed: SeedOption = 1,
@@ -100,6 +104,34 @@ def classification(
     json_file: JsonOption = None,
 ) -> None:
     """Rate nodules: AUC of malignancy, its gain over size, attributes (images/, masks/, nodules.csv)."""
+    _check_target(json_file)
+    from medai.store.layout import engines_folder
+    from medai.workflows.classification_report import ClassificationConfig, RatedOutline
+    from medai.workflows.evaluate_classification import evaluate_classification
+    from medai.workflows.evaluated_models import evaluated_model, load_classifier, load_segmenter
+    from medai.workflows.evaluation_figures import draw_classification
+
+    if outline not in list(RatedOutline):
+        raise InputError(f"--outline is '{outline}': choose one of {', '.join(RatedOutline)}.")
+    screen = console(json_file)
+    model = evaluated_model("nodule_classification", studies=studies, weights=weights)
+    click_model = evaluated_model("nodule_click", studies=studies)
+    config = ClassificationConfig(outline=RatedOutline(outline), seed=seed, held_back_only=held_back_only, limit=limit)
+    with progress_bar(screen) as bar:
+        task = bar.add_task("Rating nodules", total=None)
+        report = evaluate_classification(
+            data,
+            load_classifier(model, device=device, cache_folder=engines_folder()),
+            load_segmenter(click_model, device=device, cache_folder=engines_folder()),
+            config,
+            model=model.to_json(),
+            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    figures = report.to_json()
+    write_json(json_file, figures)
+    show_classification(screen, report, figures)
+    _draw(screen, lambda png, page: draw_classification(report, png, page), plots, json_file, "classification")
+    tell_oddities(screen, figures)
 
 
 @app.command("detection")

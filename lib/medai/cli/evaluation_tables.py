@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from medai.workflows.classification_report import ClassificationReport
+
 
 def show_segmentation(screen: Console, figures: Mapping[str, Any]) -> None:
     """Dice as a histogram, and a table by size and texture."""
     from rich.table import Table
 
     from medai.cli.terminal_plots import bars
-    from medai.workflows.evaluation_figures import interval, number
+    from medai.workflows.evaluation_page import interval, number
 
     dice = [case["dice"] for case in figures["per_case"]]
     counts = [sum(low <= value < low + 0.1 or (value >= 1 and low > 0.85) for value in dice) for low in _tenths()]
@@ -55,10 +57,22 @@ def show_segmentation(screen: Console, figures: Mapping[str, Any]) -> None:
     )
 
 
+def show_classification(screen: Console, report: ClassificationReport, figures: Mapping[str, Any]) -> None:
+    """The ROC curve in its box, and what is read from it."""
+    from medai.cli.terminal_plots import curve
+    from medai.workflows.evaluation_figures import roc_curves
+    from medai.workflows.evaluation_page import classification_rows
+
+    for name, _, points in roc_curves(report)[:1]:
+        screen.print(f"ROC {name}: sensitivity against 1 − specificity")
+        screen.print(curve(points))
+    screen.print(_two_columns([(name, value) for name, value in classification_rows(figures)]))
+
+
 def show_detection(screen: Console, figures: Mapping[str, Any]) -> None:
     """Sensitivity at LUNA16's rates as bars, and what is read from the curve."""
     from medai.cli.terminal_plots import bars
-    from medai.workflows.evaluation_figures import interval, number
+    from medai.workflows.evaluation_page import interval, number
 
     fractions = {"0.125": "1/8", "0.25": "1/4", "0.5": "1/2"}
     screen.print(

@@ -11,6 +11,7 @@ from medai.registry.version_files import WEIGHTS_FILE, sha256_of
 from medai.workflows.models import open_registry
 
 if TYPE_CHECKING:
+    from medai.inference.classify import NoduleClassifier
     from medai.inference.click import ClickSegmenter
 
 
@@ -67,3 +68,13 @@ def load_segmenter(model: EvaluatedModel, *, device: str = "auto", cache_folder:
     from medai.networks.engine import load_engine
 
     return ClickSegmenter(load_engine(model.weights_path, device=device, cache_folder=cache_folder))
+
+
+def load_classifier(
+    model: EvaluatedModel, *, device: str = "auto", cache_folder: Path | None = None
+) -> NoduleClassifier:
+    """The classifier on these weights."""
+    from medai.inference.classify import NoduleClassifier
+    from medai.networks.engine import load_engine
+
+    return NoduleClassifier.of_checkpoint(load_engine(model.weights_path, device=device, cache_folder=cache_folder))

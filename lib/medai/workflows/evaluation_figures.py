@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medai.errors import StorageError
 from medai.evaluation.calibration import ReliabilityBins
 from medai.evaluation.froc import LUNA16_RATES, FrocResult
 from medai.volume_io.atomic import atomic_path
+from medai.workflows.classification_report import ClassificationReport, RatedOutline
 from medai.workflows.detection_report import DetectionReport
+from medai.workflows.evaluation_page import (
+    Table,
+    auc_table,
+    classification_rows,
+    detection_rows,
+    group_table,
+    interval,
+    model_name,
+    number,
+    segmentation_rows,
+    write_page,
+)
 from medai.workflows.segmentation_report import SegmentationReport
 
 if TYPE_CHECKING:
@@ -26,20 +37,6 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#2a6f97", "#d17a22", "#8a8a8a"
 _TEXTURE_COLOURS = {"solid": _BLUE, "part-solid": _ORANGE, "non-solid": "#3a9d5d", "unrated": _GREY}
 _WORST_SHOWN = 10
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:.5em 0 1.5em}th,td{padding:.2em .9em .2em 0;text-align:left;"
-    "border-bottom:1px solid #ddd;font-variant-numeric:tabular-nums}img{max-width:100%}.note{color:#a33}"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table of a page: a title, column names and rows of text."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def figure_paths(folder: Path, name: str) -> tuple[Path, Path]:
@@ -86,16 +83,16 @@ def draw_segmentation(report: SegmentationReport, png: Path, page: Path) -> None
     _save(figure, png)
     figures = report.to_json()
     worst = sorted(scores, key=lambda score: score.dice)[:_WORST_SHOWN]
-    _write_page(
+    write_page(
         page,
         "Outlines by clicks",
         f"{len(scores)} nodules of {figures['n_patients']} patients; click {report.config.place}, "
-        f"{report.config.clicks} in all; model {_model_name(report.model)}.",
+        f"{report.config.clicks} in all; model {model_name(report.model)}.",
         png,
         [
-            Table(title="All nodules", columns=("figure", "value"), rows=_segmentation_rows(figures)),
-            _group_table("By diameter", figures["by_size"]),
-            _group_table("By texture", figures["by_texture"]),
+            Table(title="All nodules", columns=("figure", "value"), rows=segmentation_rows(figures)),
+            group_table("By diameter", figures["by_size"]),
+            group_table("By texture", figures["by_texture"]),
             Table(
                 title="The worst",
                 columns=("nodule", "Dice", "Hausdorff 95", "diameter", "texture", "uncertainty"),
@@ -138,14 +135,14 @@ def draw_detection(report: DetectionReport, png: Path, page: Path) -> None:
     _label(axes[1], "Found at one false positive a scan", "diameter (nodules)", "share found")
     _save(figure, png)
     figures = report.to_json()
-    _write_page(
+    write_page(
         page,
         "Detection by the LUNA16 rules",
         f"{figures['n_scans']} scans with {figures['n_nodules']} nodules; marks from {report.marks_from}"
-        + (f", model {_model_name(report.model)}." if report.model else "."),
+        + (f", model {model_name(report.model)}." if report.model else "."),
         png,
         [
-            Table(title="All nodules", columns=("figure", "value"), rows=_detection_rows(figures)),
+            Table(title="All nodules", columns=("figure", "value"), rows=detection_rows(figures)),
             Table(
                 title="Sensitivity by false positives a scan",
                 columns=("false positives a scan", "sensitivity", "95 % interval", "4 mm and more"),
@@ -165,69 +162,107 @@ def draw_detection(report: DetectionReport, png: Path, page: Path) -> None:
     )
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A figure as text; "–" where it does not exist."""
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.{digits}f}" if isinstance(value, float) and math.isfinite(value) else "–"
-
-
-def interval(pair: Sequence[Any], digits: int = 3) -> str:
-    """An interval as text."""
-    return f"{number(pair[0], digits)} to {number(pair[1], digits)}"
-
-
-def _segmentation_rows(figures: Mapping[str, Any]) -> list[list[str]]:
-    uncertainty, volume = figures["calibration"]["uncertainty"], figures["volume_error"]
-    return [
-        ["mean Dice", f"{number(figures['dice_mean'])} (95 % interval {interval(figures['dice_ci95'])})"],
-        ["median Dice", number(figures["dice_median"])],
-        *(
-            [f"mean Dice after click {row['clicks']}", f"{number(row['dice_mean'])} ({interval(row['dice_ci95'])})"]
-            for row in figures["dice_by_click"]
-            if figures["clicks"] > 1
-        ),
-        ["Hausdorff 95", f"{number(figures['hd95_mm_mean'], 2)} mm (median {number(figures['hd95_mm_median'], 2)})"],
-        [
-            "volume error",
-            f"{number(volume['mean_percent'], 1)} % (absolute {number(volume['mean_absolute_percent'], 1)} %)",
-        ],
-        [
-            "calibration error of voxels",
-            f"{number(figures['calibration']['ece'])} (doubtful {number(figures['calibration']['ece_doubtful'])})",
-        ],
-        ["uncertainty against Dice", f"Spearman {number(uncertainty['spearman_with_dice'], 2)}"],
-        ["seconds an answer", number(figures["seconds_per_click"]["median"], 2)],
-    ]
-
-
-def _detection_rows(figures: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        ["CPM", f"{number(figures['cpm'])} (95 % interval {interval(figures['cpm_ci95'])})"],
-        ["sensitivity at 1 false positive, 4 mm and more", number(figures["sensitivity_at_1_fp_ge4mm"])],
-        ["scans with nodules called positive", number(figures["scan_sensitivity"])],
-        ["scans without nodules not called positive", number(figures["scan_specificity"])],
-        ["threshold", f"{figures['operating_point']['threshold']:g}"],
-        ["false positives a scan there", number(figures["operating_point"]["fps_per_scan"], 2)],
-    ]
-
-
-def _group_table(title: str, groups: Mapping[str, Mapping[str, Any]]) -> Table:
-    return Table(
-        title=title,
-        columns=("class", "nodules", "mean Dice", "95 % interval", "median", "Hausdorff 95"),
-        rows=[
-            [
-                name,
-                str(row["n"]),
-                number(row["dice_mean"]),
-                interval(row["dice_ci95"]),
-                number(row["dice_median"]),
-                f"{number(row['hd95_mm_mean'], 2)} mm",
-            ]
-            for name, row in groups.items()
-        ],
+def draw_classification(report: ClassificationReport, png: Path, page: Path) -> None:
+    """ROC of malignancy beside that of size alone, its calibration, the probabilities, and the attributes."""
+    figures = report.to_json()
+    figure, axes = _figure(2, 2)
+    for name, colour, points in roc_curves(report):
+        axes[0].plot([x for x, _ in points], [y for _, y in points], color=colour, label=name)
+    axes[0].plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
+    if figures["auc"] is not None:
+        axes[0].legend(loc="lower right", fontsize=8)
+    _label(
+        axes[0],
+        f"ROC, {figures['n_malignant']} suspicious, {figures['n_benign']} benign",
+        "1 − specificity",
+        "sensitivity",
     )
+    outline = report.config.outline
+    values = [score.assessment(outline).malignancy.value for score in report.decided]
+    truth = [bool(score.malignant) for score in report.decided]
+    _reliability(axes[1], {"malignancy": ReliabilityBins.of(values, truth)})
+    _label(axes[1], "Probability of malignancy", "probability", "share rated 4 or 5")
+    bins = np.linspace(0, 1, 21).tolist()
+    for wanted, colour, name in ((False, _BLUE, "rated 1 or 2"), (True, _ORANGE, "rated 4 or 5")):
+        group = [value for value, is_malignant in zip(values, truth, strict=True) if is_malignant == wanted]
+        axes[2].hist(group, bins=bins, color=colour, alpha=0.6, label=f"{name} ({len(group)})")
+    axes[2].legend(fontsize=8)
+    _label(axes[2], "Probabilities", "probability of malignancy", "nodules")
+    kappas = {name: row["weighted_kappa"] or 0.0 for name, row in figures["attributes"].items()}
+    axes[3].barh(list(kappas), list(kappas.values()), color=_BLUE)
+    axes[3].set_xlim(min(0.0, *kappas.values(), 0.0), 1)
+    _label(axes[3], "Agreement with the table", "weighted kappa", "")
+    _save(figure, png)
+    write_page(
+        page,
+        "Ratings of nodules",
+        f"{figures['n_nodules']} nodules of {figures['n_patients']} patients, outlined by "
+        f"{'the folder' if outline is RatedOutline.REFERENCE else 'one click'}; model {model_name(report.model)}.",
+        png,
+        [
+            Table(title="All nodules", columns=("figure", "value"), rows=classification_rows(figures)),
+            Table(
+                title="Attributes",
+                columns=("attribute", "nodules", "weighted kappa", "rank correlation", "mean error"),
+                rows=[
+                    [
+                        name,
+                        str(row["n"]),
+                        number(row["weighted_kappa"]),
+                        number(row["spearman"]),
+                        number(row["mean_absolute_error"], 2),
+                    ]
+                    for name, row in figures["attributes"].items()
+                ],
+            ),
+            *(
+                auc_table(title, figures[key])
+                for title, key in (("By diameter", "by_size"), ("By texture", "by_texture"))
+            ),
+            Table(
+                title="The worst",
+                columns=("nodule", "rated", "probability", "interval", "diameter"),
+                rows=[
+                    [
+                        score.case_id,
+                        number(score.voted.get("malignancy"), 1),
+                        number(score.assessment(outline).malignancy.value),
+                        interval((score.assessment(outline).malignancy.low, score.assessment(outline).malignancy.high)),
+                        f"{score.diameter_mm:.1f} mm",
+                    ]
+                    for score in report.worst_cases(_WORST_SHOWN)
+                ],
+            ),
+        ],
+        report.skipped,
+        report.warnings,
+    )
+
+
+def roc_curves(report: ClassificationReport) -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """Name, colour and points (1 − specificity, sensitivity) of each score; none where a sort of nodule is missing."""
+    decided = report.decided
+    truth = np.array([bool(score.malignant) for score in decided], dtype=bool)
+    if not truth.any() or truth.all():
+        return []
+    scores = {
+        ("with the folder's outline", _BLUE): [score.reference.malignancy.value for score in decided],
+        ("size alone", _GREY): [score.diameter_mm for score in decided],
+    }
+    if all(score.own is not None for score in decided):
+        scores["with the outline of one click", _ORANGE] = [
+            score.assessment(RatedOutline.CLICK).malignancy.value for score in decided
+        ]
+    return [(name, colour, _roc_points(np.asarray(values), truth)) for (name, colour), values in scores.items()]
+
+
+def _roc_points(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> list[tuple[float, float]]:
+    """A point a distinct score, from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    right, wrong = np.cumsum(truth[order])[last], np.cumsum(~truth[order])[last]
+    points = zip((wrong / max(1, wrong[-1])).tolist(), (right / max(1, right[-1])).tolist(), strict=True)
+    return [(0.0, 0.0), *points]
 
 
 def _froc(axes: Axes, result: FrocResult, name: str, colour: str) -> None:
@@ -273,37 +308,3 @@ def _label(axes: Axes, title: str, x: str, y: str) -> None:
 def _save(figure: Figure, png: Path) -> None:
     with atomic_path(png) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-
-
-def _write_page(
-    page: Path,
-    title: str,
-    what: str,
-    png: Path,
-    tables: Sequence[Table],
-    skipped: Mapping[str, str],
-    warnings: Sequence[str],
-) -> None:
-    """One file that can be sent on its own."""
-    safe: Callable[[str], str] = html.escape
-    picture = base64.b64encode(png.read_bytes()).decode("ascii")
-    if skipped:
-        rows = [[case, reason] for case, reason in skipped.items()]
-        tables = [*tables, Table(title=f"Left out: {len(skipped)}", columns=("case", "why"), rows=rows)]
-    parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{safe(title)}</title><style>{_STYLE}</style>",
-        f"<h1>{safe(title)}</h1><p>{safe(what)}</p>",
-        *(f"<p class='note'>{safe(warning)}</p>" for warning in warnings),
-        f"<img alt='{safe(title)}' src='data:image/png;base64,{picture}'>",
-    ]
-    for table in tables:
-        head = "".join(f"<th>{safe(column)}</th>" for column in table.columns)
-        body = "".join("<tr>" + "".join(f"<td>{safe(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-        parts.append(f"<h2>{safe(table.title)}</h2><table><tr>{head}</tr>{body}</table>")
-    with atomic_path(page) as temporary:
-        temporary.write_text("\n".join([*parts, "</html>", ""]), encoding="utf-8")
-
-
-def _model_name(model: Mapping[str, Any]) -> str:
-    digest = str(model.get("weights_sha256", ""))[:8]
-    return f"{model.get('version_id', 'unknown')} ({digest})" if digest else str(model.get("version_id", "unknown"))
