@@ -137,6 +137,9 @@ def prepare_detection_cases(
     """
     if count < 1:
         raise InputError(f"The number of cases is {count}; at least one is made.")
+    if real_data is not None:
+        # Before the first phantom is made: a wrong folder is said at once.
+        real_nodules(real_data)
     make = held_back_case if held_back else training_case
     options = options or (HELD_BACK if held_back else TRAINING)
     ids = [f"{'held-back' if held_back else 'train'}-{number:05d}" for number in range(seed, seed + count)]
