@@ -142,7 +142,7 @@ def _run(
             found = _marks_of(folder.images[scan], detector)
         except (MedaiError, OSError, ValueError) as error:
             run.skipped[scan] = str(error)
-            logger.warning("Scan %s is left out: %s", scan, error)
+            logger.info("Scan %s is left out: %s", scan, error)
             continue
         run.seconds[scan] = time.perf_counter() - begun
         run.marks[scan] = found

@@ -62,7 +62,7 @@ def evaluate_segmentation(
             scores.append(_scored(nodule, segmenter, config))
         except (MedaiError, OSError, ValueError) as error:
             skipped[nodule.case_id] = str(error)
-            logger.warning("%s is left out: %s", nodule.case_id, error)
+            logger.info("%s is left out: %s", nodule.case_id, error)
     on_progress(len(chosen), len(chosen))
     if not scores:
         case_id, reason = next(iter(skipped.items()))
