@@ -29,7 +29,7 @@ def test_the_module_can_show_what_the_server_offers(annotator: SlicerAnnotator) 
     assert LUNGS in annotator.models("segmentation")
     assert annotator.models("detection") == ["nodule_detection"]
     assert annotator.models("scribbles")
-    assert next(iter(info["trainers"])) == "nodule_segmentation"
+    assert list(info["trainers"]) == ["nodule_click", "nodule_detection", "nodule_classification"]
     assert set(info["strategies"]) == {"random", "first", "uncertainty"}
     assert info["models"][CLICK]["dimension"] == 3
     for section in ("models", "trainers", "strategies"):

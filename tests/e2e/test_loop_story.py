@@ -22,7 +22,7 @@ from medai.volume_io.readers import read_label_map
 from medai.workflows.models import open_registry
 
 pytestmark = [pytest.mark.server, pytest.mark.slicer]
-TRAINER = "nodule_segmentation"
+TRAINER = "nodule_click"
 GRIDS = {f"case_{n}": grid for n, grid in enumerate((*GRID_NAMES, "mirrored") * 2)}
 """Eight cases: the second annotator of the first tests keeps up to three of them reserved."""
 

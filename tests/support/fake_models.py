@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medai.domain import Candidate, Volume
+from medai.domain import Candidate, NoduleAssessment, NoduleKind, RatedProbability, Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
 from medai.inference.click import ClickResult
@@ -66,6 +66,7 @@ class FixedCandidates:
 
     centres_ijk: tuple[tuple[int, int, int], ...] = ((8, 9, 10),)
     probabilities: tuple[float, ...] = (0.8,)
+    operating_probability: float = 0.5
     before: Callable[[], None] = lambda: None
 
     def detect(self, volume: Volume, lungs: LungMask, **_: Any) -> list[Candidate]:
@@ -78,10 +79,32 @@ class FixedCandidates:
 
 
 @dataclass
+class FixedRatings:
+    """Rates every nodule the same."""
+
+    malignancy: float = 0.62
+    before: Callable[[], None] = lambda: None
+
+    def assess(self, volume: Volume, box: IndexBox, mask: np.ndarray) -> NoduleAssessment:
+        self.before()
+        assert mask.shape == box.shape_ijk
+        assert mask.any()
+        return NoduleAssessment(
+            malignancy=RatedProbability(value=self.malignancy, low=0.4, high=0.8),
+            malignancy_rating=3.4,
+            ratings={"malignancy": 3.4, "spiculation": 2.0},
+            kind=NoduleKind.PART_SOLID,
+            kind_probabilities={NoduleKind.PART_SOLID: 0.7, NoduleKind.SOLID: 0.2, NoduleKind.NON_SOLID: 0.1},
+        )
+
+
+@dataclass
 class SwappableRegistry:
     """A registry whose champions a test changes by assignment."""
 
-    versions: dict[str, str] = field(default_factory=lambda: {"nodule_click": "v1", "nodule_detection": "v1"})
+    versions: dict[str, str] = field(
+        default_factory=lambda: {"nodule_click": "v1", "nodule_detection": "v1", "nodule_classification": "v1"}
+    )
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def champion(self, task: str) -> ModelVersion:

@@ -22,11 +22,12 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
 from medai.active_learning.uncertainty import scan_uncertainty
-from medai.domain import Prediction
+from medai.domain import LabelMap, Prediction
 from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.background import Trainings
+from medai.server.classification_task import NoduleClassificationTask
 from medai.server.click_task import NoduleClickTask
 from medai.server.datastore import MedaiDatastore
 from medai.server.infer_request import MedaiInferTask
@@ -37,12 +38,15 @@ from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
-from medai.server.train_task import NoduleTrainTask
+from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
-from medai.store.study import StudyStore
+from medai.store.study import FINAL, StudyStore
 from medai.volume_io.scan_cache import ScanCache
+from medai.workflows.classify_case import NoduleAssessor
+from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
+from medai.workflows.labelled_examples import read_submitted
 
 if TYPE_CHECKING:
     from medai.inference.click import ClickSegmenter
@@ -54,8 +58,6 @@ APP_LABELS = ("nodule",)
 """The empty segments that the Slicer plugin makes for a new scan, and the key by which it finds the task that runs by
 itself on Next Sample: the first one in ``info.models`` with this label."""
 
-CLICK_TASK = "nodule_click"
-DETECTION_TASK = "nodule_detection"
 MB = 1 << 20
 
 
@@ -87,8 +89,14 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             disk_bytes=self.options.cache_disk_mb * MB,
         )
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
+        self.models = ModelRegistry(models_folder(folder))
         self.shelf = ModelShelf(
-            ModelRegistry(models_folder(folder)), {CLICK_TASK: self._load_click, DETECTION_TASK: self._load_detector}
+            self.models,
+            {
+                CLICK_TASK: self._load_click,
+                DETECTION_TASK: self._load_detector,
+                CLASSIFICATION_TASK: self._load_classifier,
+            },
         )
         self.trainings = Trainings()
         super().__init__(
@@ -112,15 +120,21 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         predictions = ScanPredictions(self.scans, self._scan_model, self._keep_uncertainty)
         return {
             "nodule_segmentation": NoduleSegmentationTask(predictions),
-            "nodule_click": NoduleClickTask(self.scans, self._click_model),
+            "nodule_click": NoduleClickTask(self.scans, self._click_model, self._loaded_classifier),
             "nodule_detection": NoduleDetectionTask(predictions),
+            "nodule_classification": NoduleClassificationTask(
+                self.scans, predictions, self._submitted_label, self._classifier_model
+            ),
             "lungs": LungsTask(self.scans),
             **scribbles_tasks(self.scans),
         }
 
     def init_trainers(self) -> dict[str, NoduleTrainTask]:
-        """One trainer; the plugin shows the progress of the first."""
-        return {"nodule_segmentation": NoduleTrainTask(self.study.folder, self.options, self.trainings)}
+        """One trainer a model family; the plugin shows the progress of the first."""
+        return {
+            trainer.task: NoduleTrainTask(trainer, self.study.folder, self.options, self.trainings)
+            for trainer in TRAINERS
+        }
 
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
@@ -158,7 +172,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def trainer(self, model: str) -> NoduleTrainTask:
         """The trainer of that name, or NotFoundError with those there are."""
-        return cast(NoduleTrainTask, _named(self._trainers, model, "trainer"))
+        return cast(NoduleTrainTask, _named(self._trainers, ALIASES.get(model, model), "trainer"))
 
     def strategy(self, name: str) -> Strategy:
         """The strategy of that name, or NotFoundError with those there are."""
@@ -186,7 +200,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         """
         self.infer_task(model)
         task = {"nodule_segmentation": DETECTION_TASK}.get(model, model)
-        if task not in (CLICK_TASK, DETECTION_TASK):
+        if task not in (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK):
             raise NotFoundError(f"'{model}' uses no weights.")
         return self.shelf.registry.champion(task)
 
@@ -196,7 +210,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         """Load the models and what writes an answer, so that the first annotator does not wait for it."""
         from medai.volume_io import writers  # noqa: F401  # for its import time alone
 
-        for task in (CLICK_TASK, DETECTION_TASK):
+        for task in (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK):
             try:
                 self.shelf.get(task)
             except ModelError as error:
@@ -241,7 +255,28 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
         click, detection = self.shelf.get(CLICK_TASK), self.shelf.get(DETECTION_TASK)
         versions = {CLICK_TASK: click.version_id, DETECTION_TASK: detection.version_id}
-        return versions, ScanPipeline(detection.model, click.model)
+        try:
+            classifier = self.shelf.get(CLASSIFICATION_TASK)
+        except ModelError as error:
+            # Nodules without a rating are of more use than none.
+            logger.warning("Nodules are proposed without malignancy: %s", error)
+            return versions, ScanPipeline(detection.model, click.model)
+        versions[CLASSIFICATION_TASK] = classifier.version_id
+        return versions, ScanPipeline(detection.model, click.model, classifier=classifier.model)
+
+    def _classifier_model(self) -> tuple[str, NoduleAssessor]:
+        loaded = self.shelf.get(CLASSIFICATION_TASK)
+        return loaded.version_id, loaded.model
+
+    def _loaded_classifier(self) -> NoduleAssessor | None:
+        """The classifier if it is there already: a click does not wait for it."""
+        loaded = self.shelf.get_loaded(CLASSIFICATION_TASK)
+        return loaded.model if loaded else None
+
+    def _submitted_label(self, case_id: str) -> LabelMap | None:
+        """What was submitted for a case, with its annotator's names; None where nothing was, or boxes alone."""
+        path = self.study.labels(case_id).get(FINAL)
+        return None if path is None or path.suffix == ".json" else read_submitted(self.study, case_id)
 
     def _load_click(self, version: ModelVersion) -> ClickSegmenter:
         from medai.inference.click import ClickSegmenter
@@ -250,10 +285,17 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         return ClickSegmenter(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
 
     def _load_detector(self, version: ModelVersion) -> Any:
-        from medai.inference.detect import NoduleDetector
+        from medai.inference.detect import load_detector
+
+        return load_detector(version.weights_path, device=self.options.device, cache_folder=self._engines)
+
+    def _load_classifier(self, version: ModelVersion) -> NoduleAssessor:
+        from medai.inference.classify import NoduleClassifier
         from medai.networks.engine import load_engine
 
-        return NoduleDetector(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
+        return NoduleClassifier.of_checkpoint(
+            load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines)
+        )
 
     @property
     def _engines(self) -> Path:

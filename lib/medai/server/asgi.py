@@ -30,7 +30,16 @@ from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.utils.app import app_instance
 
 import medai
-from medai.server import problems, routes_app, routes_auth, routes_datastore, routes_infer, routes_train, sessions
+from medai.server import (
+    problems,
+    routes_app,
+    routes_auth,
+    routes_datastore,
+    routes_infer,
+    routes_models,
+    routes_train,
+    sessions,
+)
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
@@ -106,7 +115,7 @@ def create_app() -> FastAPI:
     app.add_middleware(BodyLimit, largest_bytes=lambda: _body_limit(app))
     problems.install(app)
     prefix = platform.MONAI_LABEL_API_STR
-    for part in (routes_app, routes_auth, routes_infer, routes_train, routes_datastore, sessions):
+    for part in (routes_app, routes_auth, routes_infer, routes_train, routes_datastore, routes_models, sessions):
         app.include_router(part.router, prefix=prefix)
     app.dependency_overrides[get_current_user] = routes_auth.current_user
 

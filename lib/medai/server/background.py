@@ -126,6 +126,14 @@ class Trainings:
         with self._lock:
             return next((task.view() for task in self._tasks if task.is_open), None)
 
+    def running_job(self) -> tuple[TrainJob, float] | None:
+        """What the running training was told, and when it was asked for, seconds since 1970."""
+        with self._lock:
+            task = next((task for task in self._tasks if task.is_open), None)
+        if task is None:
+            return None
+        return task.job, datetime.strptime(task.start_ts, TIME_FORMAT).astimezone().timestamp()
+
     def record(self, task_id: str) -> dict[str, Any]:
         """The present record of a task."""
         with self._lock:

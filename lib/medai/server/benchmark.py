@@ -89,7 +89,7 @@ def bench_server(*, study_count: int = 2000) -> dict[str, Any]:
             figures["start_s"] = server.start_s
             figures["info_p95_ms_idle"] = _info_p95_ms(server, lambda probes: probes < _IDLE_PROBES)
             figures["info_p95_ms_during_infer"] = _info_p95_during(server, lambda: _infer_scan(server, large))
-            server.post_json("/train/nodule_segmentation", {"max_epochs": 50})
+            server.post_json("/train/nodule_click", {"max_epochs": 50})
             time.sleep(1.0)
             figures["info_p95_ms_during_train"] = _info_p95_ms(server, lambda probes: probes < _IDLE_PROBES)
             figures["info_p95_ms_during_both"] = _info_p95_during(server, lambda: _infer_scan(server, large))

@@ -11,18 +11,22 @@ from typing import Any
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
-from medai.domain import LabelMap, Segment, Volume
-from medai.errors import InputError
+from medai.domain import LabelMap, Nodule, Segment, Volume
+from medai.errors import InputError, MedaiError
 from medai.geometry import VolumeGeometry
-from medai.postprocessing.nodules import nodule_from_mask
+from medai.postprocessing.nodules import assessed, nodule_from_mask
 from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
 from medai.server.infer_models import ClickModel, ClickOutcome, ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.lanes import Lane
 from medai.server.nodule_table import centre_ijk, latencies, nodule_row
 from medai.volume_io.decoding import ScanHead
+from medai.workflows.classify_case import NoduleAssessor
 
 logger = logging.getLogger(__name__)
+
+RATED_MARGIN_MM = 30.0
+"""What a rating looks at beside a nodule, at most."""
 
 
 class NoduleClickTask(MedaiInferTask):
@@ -31,11 +35,17 @@ class NoduleClickTask(MedaiInferTask):
     Args:
         scans: decoded scans.
         model: gives the present version and the model, at each request.
+        classifier: gives what rates the nodule, None where it is not there (yet).
     """
 
     lane = Lane.CLICK
 
-    def __init__(self, scans: ScanSource, model: Callable[[], tuple[str, ClickModel]]) -> None:
+    def __init__(
+        self,
+        scans: ScanSource,
+        model: Callable[[], tuple[str, ClickModel]],
+        classifier: Callable[[], NoduleAssessor | None] = lambda: None,
+    ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
             labels={"nodule": 1},
@@ -44,6 +54,7 @@ class NoduleClickTask(MedaiInferTask):
         )
         self._scans = scans
         self._model = model
+        self._classifier = classifier
 
     def answer(self, request: InferRequest) -> InferReply:
         """Segment around the clicks and answer on the whole scan's grid."""
@@ -78,23 +89,42 @@ class NoduleClickTask(MedaiInferTask):
         inferred = time.perf_counter()
         payload, extension = encode_label_map(_painted(geometry, result, name), request.params)
         encoded = time.perf_counter()
+        told = self._clicked_nodule(volume, geometry, result, frame)
+        done = time.perf_counter()
         logger.info(
             "nodule_click %s on %s: %d+%d clicks, %.0f ms",
             version_id,
             request.case_id or "an uploaded scan",
             len(foreground),
             len(background),
-            (encoded - started) * 1e3,
+            (done - started) * 1e3,
         )
         params = {
             "label_names": {name: 1},
             "model_version": version_id,
             "uncertainty": result.uncertainty,
-            "latencies": latencies(pre=loaded - started, infer=inferred - loaded, post=encoded - inferred)
-            | {"network": round(result.seconds.get("network", 0.0), 4)},
-            **_clicked_nodule(volume, result, frame),
+            "latencies": latencies(pre=loaded - started, infer=inferred - loaded, post=done - inferred)
+            | {"network": round(result.seconds.get("network", 0.0), 4), "rating": round(done - encoded, 4)},
+            **told,
         }
         return InferReply(params=params, payload=payload, extension=extension)
+
+    def _clicked_nodule(
+        self, volume: Volume, geometry: VolumeGeometry, result: ClickOutcome, frame: IndexFrame
+    ) -> dict[str, Any]:
+        """What is said of the nodule; ``volume`` may be the scan's first slices, ``geometry`` is all of its grid."""
+        if not result.mask.any():
+            return {"nodules": [], "centroids": {}}
+        probability = float(result.probability[result.mask].mean())
+        nodule = nodule_from_mask(volume, result.box, result.mask, probability=probability)
+        classifier = self._classifier()
+        if classifier is not None and _is_surrounded(nodule, volume.geometry, geometry):
+            try:
+                nodule = assessed(nodule, classifier.assess(volume, nodule.box, nodule.mask))
+            except MedaiError as error:
+                # The outline is what was asked for.
+                logger.warning("The clicked nodule is not rated: %s", error)
+        return {"nodules": [nodule_row(nodule, 1)], "centroids": {"1": centre_ijk(nodule, frame)}}
 
 
 def _slices_needed(geometry: VolumeGeometry, clicks_ijk: Sequence[tuple[int, int, int]], reach_mm: float) -> int:
@@ -133,9 +163,7 @@ def _painted(geometry: VolumeGeometry, result: ClickOutcome, name: str) -> Label
     return LabelMap(geometry=geometry, labels=labels, segments=(Segment(value=1, name=name),))
 
 
-def _clicked_nodule(volume: Volume, result: ClickOutcome, frame: IndexFrame) -> dict[str, Any]:
-    if not result.mask.any():
-        return {"nodules": [], "centroids": {}}
-    probability = float(result.probability[result.mask].mean())
-    nodule = nodule_from_mask(volume, result.box, result.mask, probability=probability)
-    return {"nodules": [nodule_row(nodule, 1)], "centroids": {"1": centre_ijk(nodule, frame)}}
+def _is_surrounded(nodule: Nodule, part: VolumeGeometry, whole: VolumeGeometry) -> bool:
+    """True where the slices that are there show all that a rating looks at; it is not worth waiting for the others."""
+    there, all_of_them = part.shape_ijk[2], whole.shape_ijk[2]
+    return there == all_of_them or there >= nodule.box.stop_ijk[2] + RATED_MARGIN_MM / whole.spacing_mm[2]

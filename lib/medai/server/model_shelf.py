@@ -70,6 +70,10 @@ class ModelShelf:
                 return loaded
             return self._load(task, version, loaded)
 
+    def get_loaded(self, task: str) -> LoadedModel[Any] | None:
+        """The champion of a task where some version of it is loaded already, else None: waits for no first load."""
+        return self.get(task) if task in self._loaded else None
+
     def version_id(self, task: str) -> str:
         """The champion's version, "" where there is none; loads nothing."""
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medai.domain import Nodule, Prediction
+from medai.domain import Nodule, NoduleAssessment, Prediction
 from medai.postprocessing.nodules import segment_name
 from medai.server.click_params import IndexFrame
 from medai.server.infer_request import InferRequest
@@ -27,7 +27,7 @@ def prediction_params(prediction: Prediction, versions: Mapping[str, str], reque
 
 def nodule_row(nodule: Nodule, value: int) -> dict[str, Any]:
     """A line of the nodule table."""
-    return {
+    row = {
         "value": value,
         "name": segment_name(nodule, value),
         "diameter_mm": round(nodule.diameter_mm, 2),
@@ -36,6 +36,23 @@ def nodule_row(nodule: Nodule, value: int) -> dict[str, Any]:
         "side": nodule.side,
         "probability": round(nodule.probability, 4),
         "centre_ras_mm": [round(c, 3) for c in nodule.centre_ras_mm],
+    }
+    return row if nodule.assessment is None else {**row, "assessment": assessment_row(nodule.assessment)}
+
+
+def assessment_row(assessment: NoduleAssessment) -> dict[str, Any]:
+    """How a nodule is rated; probabilities 0–1, ratings 1–5."""
+    malignancy = assessment.malignancy
+    return {
+        "malignancy": {
+            "probability": round(malignancy.value, 4),
+            "low": round(malignancy.low, 4),
+            "high": round(malignancy.high, 4),
+        },
+        "malignancy_rating": round(assessment.malignancy_rating, 3),
+        "ratings": {name: round(value, 3) for name, value in assessment.ratings.items()},
+        "kind": str(assessment.kind),
+        "kind_probabilities": {str(kind): round(value, 4) for kind, value in assessment.kind_probabilities.items()},
     }
 
 

@@ -15,6 +15,7 @@ from medai.server.background import TrainingBusyError
 from medai.server.case_jobs import JobBusyError, wanted_record
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
+from medai.workflows.families import ALIASES
 
 router = APIRouter()
 
@@ -28,9 +29,10 @@ async def train_status(app: App, user: Viewer, every: Every = False, only_runnin
 @router.post("/train/", tags=["Train"], include_in_schema=False)
 async def train_all(app: App, user: Admin, params: Annotated[dict[str, Any] | None, Body()] = None) -> JSONResponse:
     """Start every trainer, one after the other."""
+    asked = {ALIASES.get(model, model): values for model, values in (params or {}).items()}
     records = {}
     for model in app.trainer_names:
-        request = {"model": model, **((params or {}).get(model) or {})}
+        request = {"model": model, **(asked.get(model) or {})}
         record, _ = app.trainings.start(app.trainer(model).job(request), request, enqueue=True)
         records[model] = {"result": record, "detail": None}
     return PlainJSONResponse(records)

@@ -85,6 +85,15 @@ class ScanPredictions:
         return prediction, dict(versions)
 
 
+def nodules_label_map(prediction: Prediction) -> LabelMap:
+    """A segment a nodule; where there is none, one empty segment that says so."""
+    label_map = prediction_to_label_map(prediction)
+    if label_map.segments:
+        return label_map
+    nothing = (Segment(value=1, name=NO_NODULES),)
+    return LabelMap(geometry=label_map.geometry, labels=label_map.labels, segments=nothing)
+
+
 class NoduleSegmentationTask(MedaiInferTask):
     """Every nodule of a scan as a segment whose name says its size and kind."""
 
@@ -102,13 +111,7 @@ class NoduleSegmentationTask(MedaiInferTask):
         started = time.perf_counter()
         prediction, versions = self._predictions.get(request)
         predicted = time.perf_counter()
-        label_map = prediction_to_label_map(prediction)
-        if not label_map.segments:
-            label_map = LabelMap(
-                geometry=label_map.geometry,
-                labels=label_map.labels,
-                segments=(Segment(value=1, name=NO_NODULES),),
-            )
+        label_map = nodules_label_map(prediction)
         payload, extension = encode_label_map(label_map, request.params)
         params = {
             "label_names": label_map.label_names,

@@ -1,10 +1,13 @@
-"""The trainer as MONAI Label lists it: its settings in the plugin's table, its progress in the plugin's bar."""
+"""The trainers as MONAI Label lists them: settings in the plugin's table, progress in the plugin's bar.
+
+One trainer a model family (``medai.workflows.families``); one training at a time a study, whichever family it is of.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,10 @@ from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import ValidationError
 
 from medai.errors import InputError, StorageError
-from medai.server.background import TIME_FORMAT, Trainings
+from medai.server.background import Trainings
 from medai.server.settings import ServerSettings
 from medai.server.train_worker import TrainJob
+from medai.workflows.families import CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
 from medai.workflows.training_runs import RetrainProgress, latest_stats, train_stats
 
 logger = logging.getLogger(__name__)
@@ -23,17 +27,54 @@ logger = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trainer:
+    """What a trainer is listed as.
+
+    Attributes:
+        task: the model family.
+        description: what it learns from, for the annotator.
+        leads: True for the first trainer: the plugin's bar and Dice show its figures, so it tells of any training that
+            runs.
+    """
+
+    task: str
+    description: str
+    leads: bool = False
+
+
+TRAINERS = (
+    Trainer(
+        task=CLICK_TASK,
+        description="Learns outlines from the submitted labels; a model that is no better on held-back patients is "
+        "dropped",
+        leads=True,
+    ),
+    Trainer(
+        task=DETECTION_TASK,
+        description="Learns to find nodules from the submitted labels and boxes; every nodule of a scan must be in its "
+        "label",
+    ),
+    Trainer(
+        task=CLASSIFICATION_TASK,
+        description="Learns malignancy from ratings typed into the submitted segments' names, such as 'malignancy 4'",
+    ),
+)
+
+
 class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes are untyped
-    """Fine-tunes the click network on the submitted labels; a better one answers the next click.
+    """Fine-tunes one family's network on the submitted labels; a better one answers the next request.
 
     Args:
+        trainer: which family, and how it is listed.
         studies: the study folder.
         options: the app's settings: default epochs, device, seed.
         trainings: runs it in a process.
     """
 
-    def __init__(self, studies: Path, options: ServerSettings, trainings: Trainings) -> None:
-        super().__init__("Learns from the submitted labels; a model that is no better on held-back patients is dropped")
+    def __init__(self, trainer: Trainer, studies: Path, options: ServerSettings, trainings: Trainings) -> None:
+        super().__init__(trainer.description)
+        self._trainer = trainer
         self._studies = studies
         self._options = options
         self._trainings = trainings
@@ -48,25 +89,28 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
         return {"description": self.description, "labels": ["nodule"], "config": self.config()}
 
     def stats(self) -> dict[str, Any]:
-        """Progress of the latest training.
+        """Progress of the family's latest training; the first trainer's while any other runs.
 
         The plugin shows 0 % as long as ``total_time`` says something, so that is left to a training that has ended.
         """
+        running = self._trainings.running_job()
+        if running is None or (running[0].task != self._trainer.task and not self._trainer.leads):
+            return self._latest(self._trainer.task)
+        job, began_s = running
+        stats = self._latest(job.task)
+        if stats.get("start_ts", 0) < began_s:
+            # Nothing of this run is on disk yet: without figures the plugin's bar stands at 100 %.
+            progress = RetrainProgress(stage="collect", epoch=0, total_epochs=job.epochs, task=job.task)
+            stats = train_stats(progress, started_s=began_s)
+        return {**stats, "total_time": ""}
+
+    def _latest(self, task: str) -> dict[str, Any]:
         try:
-            stats = latest_stats(self._studies)
+            return latest_stats(self._studies, task)
         except StorageError as error:
             # A damaged record of a past training must not take the whole of /info/ with it.
             logger.warning("%s", error)
-            stats = {}
-        running = self._trainings.running()
-        if running is None:
-            return stats
-        began_s = datetime.strptime(running["start_ts"], TIME_FORMAT).astimezone().timestamp()
-        if stats.get("start_ts", 0) < began_s:
-            # Nothing of this run is on disk yet: without figures the plugin's bar stands at 100 %.
-            progress = RetrainProgress(stage="collect", epoch=0, total_epochs=self.job(running["request"]).epochs)
-            stats = train_stats(progress, started_s=began_s)
-        return {**stats, "total_time": ""}
+            return {}
 
     def job(self, request: Mapping[str, Any]) -> TrainJob:
         """Read a client's request.
@@ -82,7 +126,9 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
             raise InputError(f"'device' is {device!r}; a training runs on one of {', '.join(DEVICES)}.")
         epochs = request.get("max_epochs", request.get("epochs", self._options.train_epochs))
         try:
-            return TrainJob(studies=self._studies, epochs=epochs, device=device, seed=self._options.seed)
+            return TrainJob(
+                studies=self._studies, task=self._trainer.task, epochs=epochs, device=device, seed=self._options.seed
+            )
         except ValidationError as error:
             raise InputError(f"'max_epochs' is {epochs!r}; it takes a whole number from 1 to 10000.") from error
 

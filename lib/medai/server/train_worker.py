@@ -22,6 +22,7 @@ from typing import IO
 from pydantic import BaseModel, ConfigDict, Field
 
 from medai.errors import CancelledByUserError, MedaiError
+from medai.workflows.families import CLICK_TASK, family_of
 
 EXIT_DONE = 0
 EXIT_REFUSED = 2
@@ -37,6 +38,7 @@ class TrainJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     studies: Path
+    task: str = CLICK_TASK
     epochs: int = Field(ge=1, le=10_000)
     device: str
     seed: int = Field(ge=0)
@@ -79,6 +81,7 @@ def _train(job: TrainJob, stop: threading.Event) -> int:
         RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed),
         on_progress=tell,
         should_stop=stop.is_set,
+        family=family_of(job.task),
     )
     _say(f"{'Published' if report.published else 'Not published'}: {report.reason}")
     return EXIT_DONE

@@ -121,8 +121,22 @@ def _click() -> Family[Any]:
     return CLICK_FAMILY
 
 
+def _detection() -> Family[Any]:
+    from medai.workflows.detection_family import DETECTION_FAMILY
+
+    return DETECTION_FAMILY
+
+
+def _classification() -> Family[Any]:
+    from medai.workflows.classification_challenger import CLASSIFICATION_FAMILY
+
+    return CLASSIFICATION_FAMILY
+
+
 FAMILIES: dict[str, Callable[[], Family[Any]]] = {
     CLICK_TASK: _click,
+    DETECTION_TASK: _detection,
+    CLASSIFICATION_TASK: _classification,
 }
 """Task to the function that imports its family."""
 

@@ -25,6 +25,7 @@ from medai.store.atomic import plain_json, write_json
 from medai.store.layout import state_folder
 
 TRAINING_FOLDER = "training"
+CLICK_TASK = "nodule_click"
 STATS_FILE = "stats.json"
 REPORT_FILE = "report.json"
 _WORK_FOLDER = "work"
@@ -54,7 +55,7 @@ class RetrainProgress:
     score: float | None = None
     eta_s: float | None = None
     measure: str = "Dice"
-    task: str = "nodule_click"
+    task: str = CLICK_TASK
 
     def describe(self) -> str:
         """One short line for a progress bar."""
@@ -143,26 +144,28 @@ def train_stats(progress: RetrainProgress, *, started_s: float) -> dict[str, Any
     return stats
 
 
-def latest_stats(study_folder: Path) -> dict[str, Any]:
-    """The ``train_stats`` of the study's latest run; empty where it never trained."""
-    return _read_latest(study_folder, STATS_FILE)
+def latest_stats(study_folder: Path, task: str | None = None) -> dict[str, Any]:
+    """The ``train_stats`` of the study's latest run, of one task or of any; empty where there was none."""
+    return _read_latest(study_folder, STATS_FILE, task)
 
 
-def latest_report(study_folder: Path) -> dict[str, Any]:
-    """The outcome of the study's latest run that came to one; empty where there is none."""
-    return _read_latest(study_folder, REPORT_FILE)
+def latest_report(study_folder: Path, task: str | None = None) -> dict[str, Any]:
+    """The outcome of the study's latest run that came to one, of one task or of any; empty where there is none."""
+    return _read_latest(study_folder, REPORT_FILE, task)
 
 
-def _read_latest(study_folder: Path, name: str) -> dict[str, Any]:
+def _read_latest(study_folder: Path, name: str, task: str | None) -> dict[str, Any]:
     """The newest file of that name among the runs; run ids begin with the time they started."""
-    found = sorted((state_folder(study_folder) / TRAINING_FOLDER).glob(f"*/{name}"))
-    if not found:
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{found[-1]} is damaged ({error}); it can be removed.") from error
-    return content
+    for path in sorted((state_folder(study_folder) / TRAINING_FOLDER).glob(f"*/{name}"), reverse=True):
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            # Runs of the first releases were all of the click network and do not say so.
+            of_task = content.get("task", CLICK_TASK)
+        except (OSError, ValueError, AttributeError) as error:
+            raise StorageError(f"{path} is damaged ({error}); it can be removed.") from error
+        if task in (None, of_task):
+            return content
+    return {}
 
 
 def _finite_or(value: float | None, otherwise: float) -> float:

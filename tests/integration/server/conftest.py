@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from tests.support.fake_models import BoxClicks, FixedCandidates, SwappableRegistry
+from tests.support.fake_models import BoxClicks, FixedCandidates, FixedRatings, SwappableRegistry
 
 from medai.domain import Volume
 from medai.geometry import VolumeGeometry
@@ -60,6 +60,7 @@ class Served:
     registry: SwappableRegistry
     clicks: BoxClicks
     candidates: FixedCandidates
+    ratings: FixedRatings
 
     @property
     def app(self) -> MedaiApp:
@@ -81,10 +82,21 @@ def serve(study: Path, conf: dict[str, str] | None = None) -> Iterator[Served]:
             app_dir=app_folder(study), studies=study, conf=conf or {}, session_path=study / ".medai" / "sessions"
         )
         with TestClient(create_app(), raise_server_exceptions=False) as client:
-            registry, clicks, candidates = SwappableRegistry(), BoxClicks(), FixedCandidates()
-            loaders = {"nodule_click": lambda _: clicks, "nodule_detection": lambda _: candidates}
+            registry, clicks, candidates, ratings = SwappableRegistry(), BoxClicks(), FixedCandidates(), FixedRatings()
+            loaders = {
+                "nodule_click": lambda _: clicks,
+                "nodule_detection": lambda _: candidates,
+                "nodule_classification": lambda _: ratings,
+            }
             client.app.state.medai.shelf = ModelShelf(registry, loaders)  # type: ignore[attr-defined, arg-type]
-            yield Served(client=client, study=study, registry=registry, clicks=clicks, candidates=candidates)
+            yield Served(
+                client=client,
+                study=study,
+                registry=registry,
+                clicks=clicks,
+                candidates=candidates,
+                ratings=ratings,
+            )
 
 
 @pytest.fixture

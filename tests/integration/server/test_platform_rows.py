@@ -152,11 +152,11 @@ def test_row_08_no_nan_leaves_the_server(shared, monkeypatch: pytest.MonkeyPatch
     stats = {"best_metric": float("nan"), "epoch": 3, "eval": {"dice": [float("inf"), 0.5]}, "train": {}}
     with pytest.raises(ValueError, match="JSON compliant"):
         JSONResponse(stats)
-    trainer = shared.app.trainer("nodule_segmentation")
+    trainer = shared.app.trainer("nodule_click")
     monkeypatch.setattr(type(trainer), "stats", lambda _: stats)
     reply = shared.client.get("/info/")
     assert reply.status_code == OK
-    shown = reply.json()["train_stats"]["nodule_segmentation"]
+    shown = reply.json()["train_stats"]["nodule_click"]
     assert shown == {"epoch": 3, "eval": {"dice": [None, 0.5]}, "train": {}}
     assert shown.get("best_metric", 0) * 100 == 0
 

@@ -233,7 +233,7 @@ def test_session_takes_one_scan(served, files: Any):
     [
         ("POST", "/activelearning/best", 404, "uncertainty"),
         ("POST", "/scoring/dice", 404, "uncertainty"),
-        ("POST", "/train/nodule_click", 404, "nodule_segmentation"),
+        ("POST", "/train/lungs", 404, "nodule_detection"),
         ("GET", "/datastore/image?image=nope", 404, "case"),
         ("GET", "/datastore/image?image=x/../../study", 422, "path separator"),
         ("GET", "/datastore/label?label=case.axial&tag=final", 404, "none"),

@@ -14,6 +14,7 @@ import pytest
 from medai.store.atomic import write_json
 
 OK = HTTPStatus.OK
+FAMILIES = ["nodule_click", "nodule_detection", "nodule_classification"]
 
 # Writes progress as a training does, then goes on until it is stopped.
 WORKER = """
@@ -21,7 +22,11 @@ import json, pathlib, sys
 from medai.workflows.training_runs import RetrainProgress, training_run
 job = json.loads(sys.stdin.readline())
 with training_run(pathlib.Path(job["studies"])) as run:
-    run.write_stats(RetrainProgress(stage="train", epoch=2, total_epochs=job["epochs"], loss=float("nan"), dice=0.5))
+    run.write_stats(
+        RetrainProgress(
+            stage="train", epoch=2, total_epochs=job["epochs"], loss=float("nan"), score=0.5, task=job["task"]
+        )
+    )
     print("epoch 2", flush=True)
     sys.stdin.read()
 sys.exit(3)
@@ -52,7 +57,7 @@ def first_stats(served: Any) -> dict[str, Any]:
 def test_training_as_the_plugin_sees_it(training):
     client = training.client
     assert client.get("/train/?check_if_running=true").status_code == HTTPStatus.NOT_FOUND
-    started = client.post("/train/nodule_segmentation", json={"max_epochs": 4, "device": "cpu", "client_id": "u"})
+    started = client.post("/train/nodule_click", json={"max_epochs": 4, "device": "cpu", "client_id": "u"})
     assert started.status_code == OK
     assert started.json()["status"] in ("SUBMITTED", "RUNNING")
     assert started.json()["start_ts"]
@@ -67,7 +72,7 @@ def test_training_as_the_plugin_sees_it(training):
     assert running["id"] == started.json()["id"]
     assert client.get("/train/?check_if_running=true").status_code == OK
 
-    again = client.post("/train/nodule_segmentation", json={})
+    again = client.post("/train/nodule_click", json={})
     assert again.status_code == HTTPStatus.TOO_MANY_REQUESTS
     assert "runs already" in again.json()["detail"]
 
@@ -91,24 +96,46 @@ def test_training_as_the_plugin_sees_it(training):
     ],
 )
 def test_bad_training_parameters_are_named(training, params: dict[str, Any], says: str):
-    reply = training.client.post("/train/nodule_segmentation", json=params)
+    reply = training.client.post("/train/nodule_click", json=params)
     assert reply.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
     assert says in reply.json()["detail"]
     assert training.client.get("/train/").status_code == HTTPStatus.NOT_FOUND
 
 
-def test_a_study_without_labels_says_so(served):
-    """The real worker process; it refuses before it loads a network."""
-    record = served.client.post("/train/nodule_segmentation?run_sync=true", json={"max_epochs": 1}).json()
-    assert record["status"] == "ERROR"
-    assert "label" in record["result"]
-
-
 def test_old_clients_start_all_trainers(training):
     records = training.client.post("/train/", json={"nodule_segmentation": {"max_epochs": 7}}).json()
-    assert records["nodule_segmentation"]["result"]["request"]["max_epochs"] == 7
-    wait_until(lambda: training.client.get("/train/").json()["status"] == "RUNNING", "the start")
+    assert list(records) == FAMILIES
+    assert records["nodule_click"]["result"]["request"]["max_epochs"] == 7
+    running = "/train/?check_if_running=true"
+    wait_until(lambda: training.client.get(running).json()["status"] == "RUNNING", "the start")
+    assert training.client.get(running).json()["request"]["model"] == "nodule_click"
     training.client.delete("/train/")
+    assert [r["status"] for r in training.client.get("/train/?all=true").json()] == ["STOPPED"] * 3
+
+
+@pytest.mark.parametrize("task", FAMILIES)
+def test_each_family_trains_and_the_first_trainer_tells_of_it(training, task: str):
+    """The plugin's bar shows the first trainer's figures, whichever family trains."""
+    assert training.client.post(f"/train/{task}", json={"max_epochs": 4}).status_code == OK
+    wait_until(lambda: first_stats(training).get("epoch") == 2, "the second epoch")
+    shown = training.client.get("/info/").json()["train_stats"]
+    assert shown["nodule_click"]["task"] == shown[task]["task"] == task
+    others = [name for name in FAMILIES[1:] if name != task]
+    assert [shown[name] for name in others] == [{} for _ in others]
+    again = training.client.post("/train/nodule_click", json={})
+    assert again.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    training.client.delete("/train/")
+
+
+@pytest.mark.parametrize("task", FAMILIES)
+def test_each_family_says_what_it_learns_from_and_what_is_missing(served, task: str):
+    """The real worker process; it refuses before it loads a network."""
+    offered = served.client.get("/info/").json()["trainers"][task]
+    assert set(offered["config"]) == {"max_epochs", "device"}
+    assert "submitted" in offered["description"]
+    record = served.client.post(f"/train/{task}?run_sync=true", json={"max_epochs": 1}).json()
+    assert record["status"] == "ERROR"
+    assert "No case of this study" in record["result"]
 
 
 def test_the_last_trainings_figures_are_shown_after_a_restart(served):

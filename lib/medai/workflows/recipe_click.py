@@ -1,0 +1,104 @@
+"""How the starter of ``nodule_click`` is made: real nodules, and phantoms for the rare kinds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from medai.errors import InputError
+from medai.inference.click import ClickSegmenter
+from medai.networks.engine import load_engine
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport
+from medai.workflows.make_starter import (
+    LIDC_ATTRIBUTION,
+    LIDC_LICENCE,
+    NODULES,
+    SPLIT_WORDS,
+    StarterFacts,
+    StarterOptions,
+    StarterStep,
+    Stop,
+    Tell,
+    TrainedStarter,
+)
+from medai.workflows.measure_segmentation import measure_segmentation
+from medai.workflows.measured_model import Measured
+from medai.workflows.starter_click import STARTER_TRAINING, train_starter_click
+
+
+class ClickRecipe:
+    """Trains by ``workflows.starter_click`` and measures as ``medai evaluate segmentation`` does."""
+
+    @property
+    def facts(self) -> StarterFacts:
+        """What the card says in words."""
+        return StarterFacts(
+            name="Point-guided outline of a lung nodule",
+            data={
+                "name": "LIDC-IDRI: 763 nodule crops of 418 patients and 75 cubes; phantoms for rare kinds",
+                "licence": LIDC_LICENCE,
+                "attribution": LIDC_ATTRIBUTION,
+                "truth": "majority of up to four readers; training weighs each voxel by the readers who mark it",
+                "split": SPLIT_WORDS,
+            },
+            limits=(
+                "The crops end at the nodule's first and last slice, which makes them easier than a whole scan.",
+                "Nodules of 3–30 mm. Masses, consolidations and other lesions were not in the data.",
+                "For annotation, with a person checking every outline; not for diagnosis.",
+            ),
+        )
+
+    def train(
+        self, data: Path, folder: Path, options: StarterOptions, *, on_step: Tell, should_stop: Stop
+    ) -> TrainedStarter:
+        """Train by ``STARTER_TRAINING``."""
+        config = click_config(options)
+        on_step(StarterStep(words="Reading the nodules", total=config.epochs))
+
+        def told(report: EpochReport) -> None:
+            words = f"Epoch {report.epoch} of {report.total_epochs}, loss {report.train_loss:.3f}, "
+            words += f"Dice {report.validation_dice:.3f} on patches"
+            on_step(StarterStep(words=words, done=report.epoch, total=report.total_epochs))
+
+        result = train_starter_click(
+            data, folder, config, start_from=options.start_from, on_epoch=told, resume=options.resume
+        )
+        start = "the starter" if options.start_from else "scratch"
+        return TrainedStarter(
+            weights_path=result.checkpoint_path,
+            config=json.loads(json.dumps(asdict(config))),
+            how=f"{config.epochs} epochs of {config.iterations_per_epoch} batches of {config.batch_size} from {start}.",
+        )
+
+    def measure(
+        self, data: Path, weights_path: Path, card_folder: Path, *, device: str, on_step: Tell, should_stop: Stop
+    ) -> Measured:
+        """Simulated clicks on the held-back patients."""
+        segmenter = ClickSegmenter(load_engine(weights_path, device=device))
+        return measure_segmentation(
+            data / NODULES,
+            segmenter,
+            card_folder,
+            tell=lambda words: on_step(StarterStep(words=words)),
+            should_stop=should_stop,
+        )
+
+
+def click_config(options: StarterOptions) -> ClickTrainingConfig:
+    """The recorded configuration with what was asked to differ.
+
+    Raises:
+        InputError: an ensemble is asked for and the network has none.
+    """
+    changes: dict[str, Any] = {"device": options.device}
+    if options.epochs is not None:
+        changes["epochs"] = options.epochs
+    if options.seed is not None:
+        changes["seed"] = options.seed
+    if options.members is not None:
+        if "members" not in ClickTrainingConfig.__dataclass_fields__:
+            raise InputError("--members: this network is trained alone.")
+        changes["members"] = options.members
+    return replace(STARTER_TRAINING, **changes)
