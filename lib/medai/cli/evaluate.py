@@ -163,19 +163,22 @@ def detection(
     from medai.store.layout import engines_folder
     from medai.workflows.detection_report import DetectionConfig
     from medai.workflows.evaluate_detection import evaluate_detection
-    from medai.workflows.evaluated_models import evaluated_model
+    from medai.workflows.evaluated_models import EvaluatedModel, evaluated_model
     from medai.workflows.evaluation_figures import draw_detection
 
     screen = console(json_file)
-    model = evaluated_model("nodule_detection", studies=studies, weights=weights)
     config = DetectionConfig(threshold=threshold, seed=seed, limit=limit)
+
+    def model() -> EvaluatedModel:
+        return evaluated_model("nodule_detection", studies=studies, weights=weights)
+
     with progress_bar(screen) as bar:
         task = bar.add_task("Finding nodules", total=None)
         report = evaluate_detection(
             data,
-            lambda: load_detector(model.weights_path, device=device, cache_folder=engines_folder()),
+            lambda: load_detector(model().weights_path, device=device, cache_folder=engines_folder()),
             config,
-            model=model.to_json(),
+            model=lambda: model().to_json(),
             marks_file=marks,
             on_progress=lambda done, total, scan: bar.update(
                 task, completed=done, total=total, description=f"Finding nodules {scan[-12:]}"

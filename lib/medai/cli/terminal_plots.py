@@ -35,7 +35,7 @@ def bars(title: str, rows: Iterable[tuple[str, float, str]]) -> Table:
     """
     from rich.table import Table
 
-    table = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False)
+    table = Table(title=title, box=None, show_header=False, title_justify="left", pad_edge=False, min_width=72)
     table.add_column(justify="right")
     table.add_column(width=_BAR_WIDTH, no_wrap=True, style="cyan")
     table.add_column()
