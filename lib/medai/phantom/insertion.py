@@ -27,6 +27,10 @@ Rotation = NDArray[np.float64]
 LARGEST_TILT_SPACING_MM = 1.6
 """Crops with slices further apart than this are turned about z only: tilted, their steps would show."""
 TRIES = 24
+PLACEMENTS = 4
+DENSE_HU = -500.0
+MOST_DENSE = 0.3
+"""A nodule of which a larger share falls on vessels or wall would be hidden, and nobody could say it is there."""
 SMALLEST_VOXELS = 0.8
 """A nodule that fills less than this many voxels of the host cannot be seen in it."""
 
@@ -112,26 +116,18 @@ class Host:
         Returns:
             The nodule in place, None where no place was found or the host's voxels are too coarse for it.
         """
-        placement = self._place(cutout, rng, scale)
-        if placement is None:
+        fitted = None
+        for _ in range(PLACEMENTS):
+            placement = self._place(cutout, rng, scale)
+            if placement is None:
+                return None
+            fitted = self._fit(cutout, *placement, scale)
+            if fitted is not None:
+                break
+        if fitted is None:
             return None
-        site, turn = placement
-        box, share, tissue_hu, outline = carried(
-            cutout,
-            self.volume.geometry,
-            site.centre_ras_mm,
-            turn,
-            scale=scale,
-            slice_mm=self.slice_mm,
-            edge_mm=self.edge_mm,
-        )
-        if box.is_empty:
-            return None
-        room = self.sites.coverage(box)
-        share, outline = share * room, outline * room
+        box, share, tissue_hu, outline = fitted
         filled = float(outline.sum())
-        if filled < SMALLEST_VOXELS or not np.any(outline >= 0.4):
-            return None
         self._blend(box, share, tissue_hu, rng)
         centre_ijk = np.indices(outline.shape).reshape(3, -1) @ outline.reshape(-1) / filled + np.asarray(box.start_ijk)
         x, y, z = (float(c) for c in self.volume.geometry.ijk_to_ras(centre_ijk))
@@ -149,6 +145,30 @@ class Host:
         self.sites.take(np.array([x, y, z]), 0.6 * scale * cutout.diameter_mm)
         self.inserted.append(nodule)
         return nodule
+
+    def _fit(
+        self, cutout: NoduleCutout, site: Site, turn: Rotation, scale: float
+    ) -> tuple[IndexBox, Float, Float, Float] | None:
+        """The cutout at a site; None where too little of it is left, or it would be hidden in something dense."""
+        box, share, tissue_hu, outline = carried(
+            cutout,
+            self.volume.geometry,
+            site.centre_ras_mm,
+            turn,
+            scale=scale,
+            slice_mm=self.slice_mm,
+            edge_mm=self.edge_mm,
+        )
+        if box.is_empty:
+            return None
+        room = self.sites.coverage(box)
+        share, outline = share * room, outline * room
+        filled = float(outline.sum())
+        if filled < SMALLEST_VOXELS or not np.any(outline >= 0.4):
+            return None
+        host_hu = self.volume.image_hu[box.slices].astype(np.float32)
+        dense = float(outline[host_hu > DENSE_HU].sum()) / filled
+        return None if dense > MOST_DENSE else (box, share, tissue_hu, outline)
 
     def _place(self, cutout: NoduleCutout, rng: np.random.Generator, scale: float) -> tuple[Site, Rotation] | None:
         """A site and a rotation that go together."""

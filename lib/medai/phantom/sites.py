@@ -89,7 +89,7 @@ class SiteFinder:
         """Places with a vessel at their rim but not through their middle."""
         options = self._free(self._points[self._depths > radius_mm + 3.0], radius_mm)
         for point in options[rng.permutation(len(options))[: 4 * tries]]:
-            if self._filled(point, radius_mm) < 0.15 and self._filled(point, radius_mm + 2.5) > 0.02:
+            if self._filled(point, radius_mm) < 0.12 and 0.02 < self._filled(point, radius_mm + 2.5) < 0.25:
                 yield Site(centre_ras_mm=point, outward_ras=np.array([0.0, 0.0, 1.0]))
 
     def on_wall(self, rng: np.random.Generator, radius_mm: float, tries: int) -> Iterator[Site]:

@@ -88,7 +88,7 @@ def training_case(seed: int, real_data: Path | None, options: CaseOptions = TRAI
         real_data: folder with ``lidc_nodules``, ``lidc_cubes`` and ``dicom``; None for phantom nodules alone.
         options: what it is made of.
     """
-    return _case(f"train-{seed:05d}", np.random.default_rng([17, seed]), real_data, options, held_back=False)
+    return _case(seed, real_data, options, held_back=False)
 
 
 def held_back_case(seed: int, real_data: Path | None, options: CaseOptions = HELD_BACK) -> DetectionCase:
@@ -99,7 +99,7 @@ def held_back_case(seed: int, real_data: Path | None, options: CaseOptions = HEL
         real_data: see ``training_case``.
         options: what it is made of.
     """
-    return _case(f"held-back-{seed:05d}", np.random.default_rng([18, seed]), real_data, options, held_back=True)
+    return _case(seed, real_data, options, held_back=True)
 
 
 def prepare_detection_cases(
@@ -142,7 +142,7 @@ def prepare_detection_cases(
         real_nodules(real_data)
     make = held_back_case if held_back else training_case
     options = options or (HELD_BACK if held_back else TRAINING)
-    ids = [f"{'held-back' if held_back else 'train'}-{number:05d}" for number in range(seed, seed + count)]
+    ids = [_case_id(number, held_back=held_back) for number in range(seed, seed + count)]
     for done, (number, case_id) in enumerate(zip(range(seed, seed + count), ids, strict=True)):
         on_progress(done, count)
         if should_stop():
@@ -154,13 +154,22 @@ def prepare_detection_cases(
     return tuple(ids)
 
 
-def _case(
-    case_id: str, rng: np.random.Generator, real_data: Path | None, options: CaseOptions, *, held_back: bool
-) -> DetectionCase:
+def _case_id(seed: int, *, held_back: bool) -> str:
+    return f"{'held-back' if held_back else 'train'}-{seed:05d}"
+
+
+def _evenly(seed: int, step: float) -> float:
+    """Numbers 0–1 that consecutive seeds spread evenly: a set of 40 cases has its third without nodules."""
+    return (0.5 + seed * step) % 1.0
+
+
+def _case(seed: int, real_data: Path | None, options: CaseOptions, *, held_back: bool) -> DetectionCase:
     """Draw what the case is to be and make it."""
-    empty = bool(rng.random() < options.without_nodule)
+    case_id = _case_id(seed, held_back=held_back)
+    rng = np.random.default_rng([18 if held_back else 17, seed])
+    empty = _evenly(seed, 0.6180339887) < options.without_nodule
     wanted = 0 if empty else int(rng.integers(options.nodules[0], options.nodules[1] + 1))
-    on_real = real_data is not None and bool(rng.random() < options.on_real_scan) and not empty
+    on_real = real_data is not None and _evenly(seed, 0.7548776662) < options.on_real_scan and not empty
     if on_real and real_data is not None:
         host = draw_real_scan(rng, real_data, held_back=held_back)
         if host is not None:
