@@ -36,10 +36,18 @@ def _classification_network(options: Mapping[str, Any]) -> nn.Module:
     return ClassificationNetwork(**options)
 
 
+def _ensemble(options: Mapping[str, Any]) -> nn.Module:
+    """``count`` networks of the config ``member``; ``channels_in`` is said again for whoever feeds them."""
+    from medai.networks.ensemble import MeanEnsemble
+
+    return MeanEnsemble([build_network(options["member"]) for _ in range(int(options["count"]))])
+
+
 NETWORKS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "candidate_network": _candidate_network,
     "classification_network": _classification_network,
     "detection_network": _detection_network,
+    "ensemble": _ensemble,
     "residual_unet": _residual_unet,
 }
 """Every network a checkpoint can name."""
@@ -56,7 +64,7 @@ def build_network(config: Mapping[str, Any]) -> nn.Module:
         raise ModelError(f"No network is called '{name}': medai knows {', '.join(sorted(NETWORKS))}.")
     try:
         return NETWORKS[name](config.get("network_options", {}))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"The options of network '{name}' do not fit: {error}.") from error
 
 

@@ -50,6 +50,7 @@ class ClickTrainingConfig:
         device: "auto", "cpu" or "cuda" (mixed precision).
         keep: "best" keeps the weights of the epoch that validates best, "last" those of the last one: nothing is chosen
             by the validation cases then, and their figures stay honest.
+        members: networks of the ensemble, trained one after the other with a seed each (``train_click_ensemble``).
         seed: of everything random.
         sampling: how patches are drawn.
     """
@@ -65,11 +66,12 @@ class ClickTrainingConfig:
     average_decay: float = 0.99
     device: str = "auto"
     keep: Literal["best", "last"] = "best"
+    members: int = 1
     seed: int = 20240229
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "batch_size"):
+        for name in ("epochs", "iterations_per_epoch", "batch_size", "members"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, it is {getattr(self, name)}.")
         if not self.learning_rate > 0:

@@ -21,7 +21,8 @@ from medai.evaluation.dice import mean_by_patient_bootstrap
 from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
 from medai.phantom import Kernel, PhantomConfig, make_phantom
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
+from medai.training.click_ensemble import train_click_ensemble
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
 from medai.training.reader_masks import contour_database, with_readers, with_union
@@ -81,7 +82,7 @@ def train_starter_click(
         resume: go on from the state in ``output_folder``.
     """
     dataset = starter_dataset(real_data, phantoms=phantoms, seed=config.seed)
-    return train_click_network(
+    return train_click_ensemble(
         dataset, config, start_from=start_from, output_folder=output_folder, on_epoch=on_epoch, resume=resume
     )
 
