@@ -16,6 +16,8 @@ from medai.errors import InputError, StorageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from medai.inference.detect import NoduleDetector
+
 app = typer.Typer(help="Measure how good a model is on data with the answers beside it.", no_args_is_help=True)
 
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder with the scans and the answers.")]
@@ -163,22 +165,27 @@ def detection(
     from medai.store.layout import engines_folder
     from medai.workflows.detection_report import DetectionConfig
     from medai.workflows.evaluate_detection import evaluate_detection
-    from medai.workflows.evaluated_models import EvaluatedModel, evaluated_model
+    from medai.workflows.evaluated_models import evaluated_model
     from medai.workflows.evaluation_figures import draw_detection
+    from medai.workflows.marks_cache import foreign_marks
 
     screen = console(json_file)
     config = DetectionConfig(threshold=threshold, seed=seed, limit=limit)
+    # Somebody's marks need no model, not even an installed one.
+    is_foreign = marks is not None and foreign_marks(marks) is not None
+    model = None if is_foreign else evaluated_model("nodule_detection", studies=studies, weights=weights)
 
-    def model() -> EvaluatedModel:
-        return evaluated_model("nodule_detection", studies=studies, weights=weights)
+    def load() -> NoduleDetector:
+        found = model or evaluated_model("nodule_detection", studies=studies, weights=weights)
+        return load_detector(found.weights_path, device=device, cache_folder=engines_folder())
 
     with progress_bar(screen) as bar:
         task = bar.add_task("Finding nodules", total=None)
         report = evaluate_detection(
             data,
-            lambda: load_detector(model().weights_path, device=device, cache_folder=engines_folder()),
+            load,
             config,
-            model=lambda: model().to_json(),
+            model=model.to_json() if model else {},
             marks_file=marks,
             on_progress=lambda done, total, scan: bar.update(
                 task, completed=done, total=total, description=f"Finding nodules {scan[-12:]}"

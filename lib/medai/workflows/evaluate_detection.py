@@ -55,7 +55,7 @@ def evaluate_detection(
     load_detector: Callable[[], Detector],
     config: DetectionConfig,
     *,
-    model: Callable[[], Mapping[str, Any]],
+    model: Mapping[str, Any],
     marks_file: Path | None = None,
     on_progress: Callable[[int, int, str], None] = lambda done, total, scan: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -64,9 +64,9 @@ def evaluate_detection(
 
     Args:
         data: holds the lists and the scans at any depth.
-        load_detector: makes the detector; neither it nor ``model`` is called for somebody's marks.
+        load_detector: makes the detector; not called for somebody's marks.
         config: how it is judged.
-        model: tells which weights the detector has, JSON-ready; the marks are kept together with it.
+        model: which weights the detector has, JSON-ready; the marks are kept together with it.
         marks_file: a LUNA16 submission. Somebody's own is scored as it is; else the marks are kept there, and scans
             that are done are not done again.
         on_progress: told scans done, in all, and the one at hand.
@@ -91,8 +91,7 @@ def evaluate_detection(
             skipped={},
             warnings=(*folder.warnings, *_remarks_on_marks(given, truths, folder)),
         )
-    weights = model()
-    cache = MarksCache(marks_file, weights) if marks_file is not None else None
+    cache = MarksCache(marks_file, model) if marks_file is not None else None
     if not folder.images and not (cache is not None and cache.marks):
         raise InputError(
             f"There is no scan file in {data}, only lists: unpack the scans there, or name a file of marks (--marks) "
@@ -111,7 +110,7 @@ def evaluate_detection(
         config,
         threshold=detector.operating_probability if config.threshold is None else config.threshold,
         marks_from="detector",
-        model=weights,
+        model=model,
         seconds_of_scan=run.seconds,
         skipped=run.skipped,
         warnings=(*folder.warnings, *_remarks_on_run(run, truths)),

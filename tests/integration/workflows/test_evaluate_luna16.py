@@ -77,7 +77,7 @@ def make_download(folder: Path, scans: dict[str, SyntheticScan]) -> Path:
 
 def test_places_agree_on_every_grid_and_marks_come_back_from_the_submission(tmp_path: Path, scans) -> None:
     folder, marks = make_download(tmp_path / "LUNA16", scans), tmp_path / "marks.csv"
-    settings = {"model": lambda: {"version_id": "x"}, "marks_file": marks}
+    settings = {"model": {"version_id": "x"}, "marks_file": marks}
     figures = evaluate_detection(folder, lambda: SeesTissueInLung(scans), DetectionConfig(), **settings).to_json()
     assert (figures["n_scans"], figures["n_nodules"], figures["n_skipped"]) == (3, 6, 0)
     assert figures["n_found"] == 6
@@ -93,6 +93,6 @@ def test_places_agree_on_every_grid_and_marks_come_back_from_the_submission(tmp_
 def test_a_scan_whose_voxels_are_missing_is_left_out(tmp_path: Path, scans) -> None:
     folder = make_download(tmp_path, scans)
     (folder / "subset2" / f"{UIDS['flipped']}.raw").unlink()
-    figures = evaluate_detection(folder, lambda: SeesTissueInLung(scans), DetectionConfig(), model=lambda: {}).to_json()
+    figures = evaluate_detection(folder, lambda: SeesTissueInLung(scans), DetectionConfig(), model={}).to_json()
     assert (figures["n_scans"], figures["n_nodules"], figures["n_skipped"]) == (2, 4, 1)
     assert "which is not beside it" in figures["skipped"][UIDS["flipped"]]

@@ -61,7 +61,7 @@ def make_folder(folder: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
 
 def evaluate(folder: Path, marker: Marker | None = None, *, marks: Path | None = None, model=MODEL, **settings):
     return evaluate_detection(
-        folder, lambda: marker or Marker(), DetectionConfig(**settings), model=lambda: model, marks_file=marks
+        folder, lambda: marker or Marker(), DetectionConfig(**settings), model=model, marks_file=marks
     )
 
 
@@ -153,7 +153,7 @@ def test_anyones_marks_are_scored_without_the_scans(tmp_path: Path) -> None:
     marks = tmp_path / "theirs.csv"
     marks.write_text("seriesuid,coordX,coordY,coordZ,probability\na,8,9,10,3.5\nb,0,0,0,-2\nz,0,0,0,1\n")
     figures = evaluate_detection(
-        tmp_path, lambda: pytest.fail("no detector is needed"), DetectionConfig(), model=dict, marks_file=marks
+        tmp_path, lambda: pytest.fail("no detector is needed"), DetectionConfig(), model={}, marks_file=marks
     ).to_json()
     assert (figures["cpm"], figures["n_scans"], figures["n_nodules"]) == (1.0, 2, 1)
     assert figures["operating_point"]["threshold"] == 0.5
@@ -210,7 +210,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not be written"):
         evaluate(folder, marks=tmp_path / "none" / "marks.csv")
     with pytest.raises(CancelledByUserError):
-        evaluate_detection(folder, Marker, DetectionConfig(), model=lambda: MODEL, should_stop=lambda: True)
+        evaluate_detection(folder, Marker, DetectionConfig(), model=MODEL, should_stop=lambda: True)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "annotations.csv").write_text(HEADER + "a,1,2,3,4\n")
     with pytest.raises(InputError, match="There is no scan file"):
