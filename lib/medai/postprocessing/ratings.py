@@ -35,9 +35,10 @@ class RatingStage:
     Attributes:
         attributes: what is rated, A names.
         features: names of the measurements, F.
-        low: each measurement is raised to this at least: beyond what was trained on a line leads anywhere.
-        high: and lowered to this at most.
-        mean: of each measurement and then of each of the network's ratings, F + N.
+        low: each measurement and then each of the network's ratings is raised to this at least, F + N: beyond what was
+            trained on a line leads anywhere.
+        high: and lowered to this at most, F + N.
+        mean: of each of these columns, F + N.
         scale: what they are divided by, F + N.
         weights: A rows of F + N.
         bias: A.
@@ -83,7 +84,7 @@ class RatingStage:
             len(stage.scale) != columns
             or len(stage.weights) != len(stage.attributes)
             or any(len(row) != columns for row in stage.weights)
-            or not len(stage.features) == len(stage.low) == len(stage.high) <= columns
+            or not len(stage.features) <= len(stage.low) == len(stage.high) == columns
         ):
             raise ModelError("The numbers of these weights' rating stage do not fit each other: train them again.")
         return stage
@@ -102,8 +103,12 @@ class RatingStage:
         Returns:
             Shape (n, A); a little beyond the scale for nodules like none that was trained on.
         """
-        columns = np.concatenate([np.clip(features, self.low, self.high), network], axis=1)
-        return np.asarray(((columns - self.mean) / self.scale) @ np.asarray(self.weights).T + self.bias)
+        return np.asarray(self.standard(features, network) @ np.asarray(self.weights).T + self.bias)
+
+    def standard(self, features: NDArray[np.float64], network: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The columns within their limits, centred and scaled, shape (n, F + N)."""
+        columns = np.clip(np.concatenate([features, network], axis=1), self.low, self.high)
+        return np.asarray((columns - self.mean) / self.scale)
 
     def malignancy(self, rating: float) -> RatedProbability:
         """The probability of a malignancy rating.

@@ -26,6 +26,8 @@ FEWEST_TO_CALIBRATE = 25
 _KNOTS = tuple(float(n) for n in np.arange(1.0, 5.01, 0.5))
 _KNOT_WIDTH = 0.6
 _LEAST_SPREAD = 0.15
+_LEAST_SCALE = 0.01
+"""A column that hardly differs between nodules must not be blown up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +77,8 @@ def fit_stage(
         samples: training nodules.
         answers: by members that did not see the nodule's patient.
         config: how.
-        start_from: a stage that is corrected only as far as these nodules ask for it; None fits a new one.
+        start_from: a stage that is corrected only as far as these nodules ask for it, whose curves stay where they are
+            few, and whose cuts between the attenuation types stay; None fits a new one.
 
     Returns:
         The stage fitted on all samples, and the left-out ratings its calibration was fitted on.
@@ -96,17 +99,20 @@ def fit_stage(
     left_out_own = np.zeros_like(left_out)
     for number in np.unique(fold):
         others = [sample for sample, n in zip(samples, fold, strict=True) if n != number]
-        if not others:
+        if not others and start_from is None:
             raise InputError("All rated nodules are of one patient: rate nodules of two patients at least.")
-        stage = _linear(others, answers, config, start_from)
+        stage = start_from if not others and start_from else _linear(others, answers, config, start_from)
         for index in np.flatnonzero(fold == number):
             sample = samples[index]
             rated = stage.ratings(sample.features, ratings_of_logits(answers[sample.case_id]))
             left_out[index] = rated[sample.variant("reference")]
             left_out_own[index] = rated[sample.variant("own")]
     stage = _linear(samples, answers, config, start_from)
-    calibrated = _calibrated(stage, samples, left_out) if _may_calibrate(samples, start_from) else stage
-    return calibrated, LeftOutRatings(
+    if _may_calibrate(samples, start_from):
+        stage = _calibrated(stage, samples, left_out)
+    if start_from is None:
+        stage = _with_kinds(stage, samples, left_out)
+    return stage, LeftOutRatings(
         case_ids=tuple(sample.case_id for sample in samples), reference=left_out, own=left_out_own
     )
 
@@ -133,8 +139,7 @@ def _linear(
     weight = np.concatenate([np.full(len(sample.features), 1 / len(sample.features)) for sample in samples])
     target = np.concatenate([np.tile(sample.ratings, (len(sample.features), 1)) for sample in samples])
     base = start_from or _blank(features, network, samples[0].feature_names)
-    columns = np.concatenate([np.clip(features, base.low, base.high), network], axis=1)
-    standard = (columns - base.mean) / base.scale
+    standard = base.standard(features, network)
     before = standard @ np.asarray(base.weights).T + base.bias
     penalty = np.repeat([config.feature_penalty, config.network_penalty], [features.shape[1], network.shape[1]])
     weights, bias = [], []
@@ -149,15 +154,17 @@ def _linear(
 
 def _blank(features: NDArray[np.float64], network: NDArray[np.float64], feature_names: Sequence[str]) -> RatingStage:
     """A stage that rates everything in the middle of the scale, scaled to these columns."""
-    low, high = np.percentile(features, [0.5, 99.5], axis=0)
-    columns = np.concatenate([np.clip(features, low, high), network], axis=1)
+    columns = np.concatenate([features, network], axis=1)
+    low, high = np.percentile(columns, [0.5, 99.5], axis=0)
+    columns = np.clip(columns, low, high)
+    scale = np.maximum(columns.std(axis=0), _LEAST_SCALE)
     return RatingStage(
         attributes=ATTRIBUTES,
         features=tuple(feature_names),
         low=tuple(float(n) for n in low),
         high=tuple(float(n) for n in high),
         mean=tuple(float(n) for n in columns.mean(axis=0)),
-        scale=tuple(float(n) for n in np.maximum(columns.std(axis=0), 1e-6)),
+        scale=tuple(float(n) for n in scale),
         weights=((0.0,) * columns.shape[1],) * len(ATTRIBUTES),
         bias=(3.0,) * len(ATTRIBUTES),
         malignancy_slope=2.0,
@@ -200,18 +207,14 @@ def _calibrated(stage: RatingStage, samples: Sequence[RatedSample], left_out: ND
     readers = np.array([sample.ratings[column] for sample in samples])
     known = np.isfinite(readers)
     spread = _local_spread(rating[known], readers[known] - rating[known])
-    texture = left_out[:, ATTRIBUTES.index(TEXTURE)]
-    kinds = [kind_of_texture(sample.voted[ATTRIBUTES.index(TEXTURE)]) for sample in samples]
-    texture_slope, non_solid_below, solid_from = _cuts(texture, kinds)
-    return replace(
-        stage,
-        malignancy_slope=slope,
-        malignancy_middle=-shift / slope,
-        spread=spread,
-        texture_slope=texture_slope,
-        non_solid_below=non_solid_below,
-        solid_from=solid_from,
-    )
+    return replace(stage, malignancy_slope=slope, malignancy_middle=-shift / slope, spread=spread)
+
+
+def _with_kinds(stage: RatingStage, samples: Sequence[RatedSample], left_out: NDArray[np.float64]) -> RatingStage:
+    """Fit the cuts between the attenuation types on left-out ratings."""
+    column = ATTRIBUTES.index(TEXTURE)
+    slope, low, high = _cuts(left_out[:, column], [kind_of_texture(sample.voted[column]) for sample in samples])
+    return replace(stage, texture_slope=slope, non_solid_below=low, solid_from=high)
 
 
 def kind_of_texture(rating: float) -> NoduleKind | None:

@@ -44,12 +44,12 @@ class ClassificationTrainingConfig:
         seed: of everything random.
     """
 
-    epochs: int = 24
+    epochs: int = 10
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 5e-2
     members: int = 5
-    widths: tuple[int, ...] = (16, 24, 48, 64)
+    widths: tuple[int, ...] = (12, 24, 40, 56)
     dropout: float = 0.4
     bfloat16: bool = True
     device: str = "auto"

@@ -8,6 +8,7 @@ is done is kept in the output folder part by part, so that a run that was killed
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 WEIGHTS = "weights.safetensors"
+LEAST_SEEN = 2
+"""A member of a trained classifier that sees fewer nodules of a study stays as it is."""
 
 Outline = Callable[[ClickCase, np.random.Generator], NDArray[np.bool_] | None]
 """Our own outline of a nodule on the case's grid, None where there is none."""
@@ -94,7 +97,8 @@ class ClassificationTraining:
     Attributes:
         weights_path: the checkpoint.
         nodules: learnt from.
-        auc: of the left-out ratings with the reference outline, malignancy 4 or 5 against 1 or 2.
+        auc: of the left-out ratings with the reference outline, malignancy 4 or 5 against 1 or 2; NaN where there are
+            none of either.
         auc_own_outline: with our own outlines.
         left_out: those ratings.
         notices: what else is worth knowing, in sentences.
@@ -282,6 +286,8 @@ def _member(
     if path.is_file():
         return load_member(path)
     seen = [sample for sample in samples if fold_of_patient(sample.patient_id, training.members) != number]
+    if before is not None and len(seen) < LEAST_SEEN:
+        return before[number]
     total = training.members * training.epochs
 
     def tell(epoch: int, loss: float) -> None:
@@ -350,4 +356,7 @@ def _auc(samples: Sequence[RatedSample], rated: NDArray[np.float64]) -> float:
     column = ATTRIBUTES.index(MALIGNANCY)
     voted = np.array([sample.voted[column] for sample in samples])
     decided = (voted >= SUSPICIOUS_FROM) | (voted <= BENIGN_TO)
-    return roc_auc(rated[decided, column], voted[decided] >= SUSPICIOUS_FROM)
+    malignant = voted[decided] >= SUSPICIOUS_FROM
+    if malignant.all() or not malignant.any():
+        return math.nan
+    return roc_auc(rated[decided, column], malignant)

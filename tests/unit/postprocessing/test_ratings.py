@@ -18,8 +18,8 @@ def _stage(**changes):
     numbers = {
         "attributes": ATTRIBUTES,
         "features": ("one", "two"),
-        "low": (-2.0, -2.0),
-        "high": (2.0, 2.0),
+        "low": (-2.0, -2.0) + (1.0,) * len(ATTRIBUTES),
+        "high": (2.0, 2.0) + (5.0,) * len(ATTRIBUTES),
         "mean": (0.0,) * columns,
         "scale": (1.0,) * columns,
         "weights": tuple(tuple(row) for row in weights),
