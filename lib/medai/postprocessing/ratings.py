@@ -1,8 +1,9 @@
 """From measurements and the network's answers to an assessment: the last stage of the classification.
 
-A linear rating of each attribute from what was measured and what every attribute looks like to the network; a logistic
-curve from the malignancy rating to a probability; and two cuts on the texture rating that part non-solid, part-solid
-and solid. It is small enough to travel as numbers in the weights' header, and to be read there.
+A rating of each attribute from what was measured and what every attribute looks like to the network: a linear one, and
+how alike the nodule is to some of those that were trained on (Gaussian kernels around them). Then a logistic curve from
+the malignancy rating to a probability, and two cuts on the texture rating that part non-solid, part-solid and solid. It
+is small enough to travel as numbers in the weights' header.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ class RatingStage:
         scale: what they are divided by, F + N.
         weights: A rows of F + N.
         bias: A.
+        centres: standardised columns of K nodules that others are likened to, K rows of F + N; may be empty.
+        width: of the kernels around them.
+        likeness_weights: A rows of K.
         malignancy_slope: of the logistic curve over the malignancy rating.
         malignancy_middle: rating with a probability of one half.
         spread_at: malignancy ratings, rising …
@@ -59,6 +63,9 @@ class RatingStage:
     scale: tuple[float, ...]
     weights: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
+    centres: tuple[tuple[float, ...], ...]
+    width: float
+    likeness_weights: tuple[tuple[float, ...], ...]
     malignancy_slope: float
     malignancy_middle: float
     spread_at: tuple[float, ...]
@@ -84,6 +91,9 @@ class RatingStage:
             len(stage.scale) != columns
             or len(stage.weights) != len(stage.attributes)
             or any(len(row) != columns for row in stage.weights)
+            or any(len(row) != columns for row in stage.centres)
+            or len(stage.likeness_weights) != len(stage.attributes)
+            or any(len(row) != len(stage.centres) for row in stage.likeness_weights)
             or not len(stage.features) <= len(stage.low) == len(stage.high) == columns
         ):
             raise ModelError("The numbers of these weights' rating stage do not fit each other: train them again.")
@@ -103,7 +113,13 @@ class RatingStage:
         Returns:
             Shape (n, A); a little beyond the scale for nodules like none that was trained on.
         """
-        return np.asarray(self.standard(features, network) @ np.asarray(self.weights).T + self.bias)
+        columns = self.standard(features, network)
+        rated = columns @ np.asarray(self.weights).T + self.bias
+        if self.centres:
+            rated = (
+                rated + likeness(columns, np.asarray(self.centres), self.width) @ np.asarray(self.likeness_weights).T
+            )
+        return np.asarray(rated)
 
     def standard(self, features: NDArray[np.float64], network: NDArray[np.float64]) -> NDArray[np.float64]:
         """The columns within their limits, centred and scaled, shape (n, F + N)."""
@@ -146,6 +162,12 @@ class RatingStage:
             kind=max(kinds, key=lambda kind: kinds[kind]),
             kind_probabilities=kinds,
         )
+
+
+def likeness(columns: NDArray[np.float64], centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """Gaussian kernels: 1 at a centre, falling with the distance; shape (n, K)."""
+    squares = (columns**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2 * columns @ centres.T
+    return np.asarray(np.exp(-np.maximum(squares, 0.0) / (2 * width**2)))
 
 
 def ratings_of_logits(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

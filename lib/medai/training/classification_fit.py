@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medai.domain import NoduleKind
 from medai.domain.assessment import ATTRIBUTES, MALIGNANCY
 from medai.errors import InputError, ModelError
-from medai.postprocessing.ratings import TEXTURE, RatingStage, ratings_of_logits
+from medai.postprocessing.ratings import TEXTURE, RatingStage, likeness, ratings_of_logits
 from medai.training.classification_samples import RatedSample
 from medai.training.classification_trainer import fold_of_patient
 
@@ -37,12 +37,20 @@ class StageConfig:
     Attributes:
         feature_penalty: ridge penalty on the weights of the measurements.
         network_penalty: on those of the network's ratings.
+        centres: nodules, drawn at random, that others are likened to.
+        width: of the kernels around them, in standard deviations over all columns.
+        likeness_penalty: penalty of that part, as of kernel ridge regression.
         folds: of the calibration.
+        seed: draws the centres.
     """
 
-    feature_penalty: float = 300.0
+    feature_penalty: float = 2000.0
     network_penalty: float = 30.0
+    centres: int = 200
+    width: float = 20.0
+    likeness_penalty: float = 0.1
     folds: int = 5
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,35 +146,56 @@ def _linear(
     network = np.concatenate([ratings_of_logits(answers[sample.case_id]) for sample in samples])
     weight = np.concatenate([np.full(len(sample.features), 1 / len(sample.features)) for sample in samples])
     target = np.concatenate([np.tile(sample.ratings, (len(sample.features), 1)) for sample in samples])
-    base = start_from or _blank(features, network, samples[0].feature_names)
-    standard = base.standard(features, network)
-    before = standard @ np.asarray(base.weights).T + base.bias
+    base = start_from or _blank(samples, features, network, config)
+    columns = base.standard(features, network)
+    before = base.ratings(features, network)
     penalty = np.repeat([config.feature_penalty, config.network_penalty], [features.shape[1], network.shape[1]])
-    weights, bias = [], []
+    centres, whitened = np.asarray(base.centres), np.zeros((0, 0))
+    if start_from is None and len(centres):
+        # In these coordinates kernel ridge regression is plain ridge regression.
+        among = likeness(centres, centres, base.width) + 1e-4 * np.eye(len(centres))
+        whitened = np.linalg.inv(np.linalg.cholesky(among)).T
+        columns = np.concatenate([columns, likeness(columns, centres, base.width) @ whitened], axis=1)
+        penalty = np.concatenate([penalty, np.full(len(centres), config.likeness_penalty)])
+    linear, likenesses, bias = [], [], []
+    count = features.shape[1] + network.shape[1]
     for index in range(len(ATTRIBUTES)):
         rated = np.isfinite(target[:, index])
         wanted = target[rated, index] - before[rated, index]
-        row, level = _ridge(standard[rated], wanted, weight[rated], penalty)
-        weights.append(tuple(float(n) for n in row + base.weights[index]))
+        row, level = _ridge(columns[rated], wanted, weight[rated], penalty)
+        linear.append(_rounded(row[:count] + base.weights[index]))
+        alike = whitened @ row[count:] if len(whitened) else np.zeros(len(centres))
+        likenesses.append(_rounded(alike + base.likeness_weights[index]))
         bias.append(level + base.bias[index])
-    return replace(base, weights=tuple(weights), bias=tuple(bias))
+    return replace(base, weights=tuple(linear), likeness_weights=tuple(likenesses), bias=_rounded(bias))
 
 
-def _blank(features: NDArray[np.float64], network: NDArray[np.float64], feature_names: Sequence[str]) -> RatingStage:
+def _blank(
+    samples: Sequence[RatedSample],
+    features: NDArray[np.float64],
+    network: NDArray[np.float64],
+    config: StageConfig,
+) -> RatingStage:
     """A stage that rates everything in the middle of the scale, scaled to these columns."""
     columns = np.concatenate([features, network], axis=1)
     low, high = np.percentile(columns, [0.5, 99.5], axis=0)
     columns = np.clip(columns, low, high)
-    scale = np.maximum(columns.std(axis=0), _LEAST_SCALE)
+    mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), _LEAST_SCALE)
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.choice(len(columns), min(config.centres, len(columns)), replace=False)
+    centres = np.round((columns[chosen] - mean) / scale, 2)
     return RatingStage(
         attributes=ATTRIBUTES,
-        features=tuple(feature_names),
-        low=tuple(float(n) for n in low),
-        high=tuple(float(n) for n in high),
-        mean=tuple(float(n) for n in columns.mean(axis=0)),
-        scale=tuple(float(n) for n in scale),
+        features=samples[0].feature_names,
+        low=_rounded(low),
+        high=_rounded(high),
+        mean=_rounded(mean),
+        scale=_rounded(scale),
         weights=((0.0,) * columns.shape[1],) * len(ATTRIBUTES),
         bias=(3.0,) * len(ATTRIBUTES),
+        centres=tuple(tuple(float(n) for n in row) for row in centres),
+        width=config.width,
+        likeness_weights=((0.0,) * len(centres),) * len(ATTRIBUTES),
         malignancy_slope=2.0,
         malignancy_middle=3.0,
         spread_at=_KNOTS,
@@ -175,6 +204,11 @@ def _blank(features: NDArray[np.float64], network: NDArray[np.float64], feature_
         non_solid_below=2.5,
         solid_from=3.5,
     )
+
+
+def _rounded(numbers: NDArray[np.float64] | Sequence[float]) -> tuple[float, ...]:
+    """Nine significant digits: short enough to travel as text, and the same numbers to what they rate."""
+    return tuple(float(f"{number:.9g}") for number in numbers)
 
 
 def _ridge(

@@ -24,6 +24,9 @@ def _stage(**changes):
         "scale": (1.0,) * columns,
         "weights": tuple(tuple(row) for row in weights),
         "bias": tuple(0.0 if name == "texture" else 3.0 for name in ATTRIBUTES),
+        "centres": (),
+        "width": 10.0,
+        "likeness_weights": ((),) * len(ATTRIBUTES),
         "malignancy_slope": 2.0,
         "malignancy_middle": 3.0,
         "spread_at": (1.0, 3.0, 5.0),
@@ -51,6 +54,19 @@ def test_measurements_and_the_network_make_ratings():
 def test_a_measurement_beyond_what_was_trained_on_counts_as_the_farthest_that_was():
     assert _rated(_stage(), [100.0, 0.0])[0] == pytest.approx(5.0)
     assert _rated(_stage(), [-100.0, 0.0])[0] == pytest.approx(1.0)
+
+
+def test_a_nodule_like_one_that_was_trained_on_is_rated_by_it():
+    columns = 2 + len(ATTRIBUTES)
+    centre = (1.0, 0.0, *(3.0,) * len(ATTRIBUTES))
+    alike = ((0.5,), *((0.0,),) * (len(ATTRIBUTES) - 1))
+    stage = _stage(centres=(centre,), width=2.0, likeness_weights=alike)
+    assert len(centre) == columns
+    assert _rated(stage, [1.0, 0.0], texture=3.0)[0] == pytest.approx(4.0 + 0.5)
+    # Two widths away: exp(-2).
+    assert _rated(_stage(centres=(centre,), width=0.5, likeness_weights=alike), [0.0, 0.0], texture=3.0)[0] == (
+        pytest.approx(3.0 + 0.5 * np.exp(-2.0))
+    )
 
 
 def test_an_assessment_says_probability_interval_and_kind():
