@@ -68,21 +68,43 @@ def save_checkpoint(path: Path, tensors: Mapping[str, NDArray[np.generic]], conf
         temporary.write_bytes(packed)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read weights and config.
+def save_parts(path: Path, parts: Mapping[str, Checkpoint], config: Mapping[str, Any]) -> None:
+    """Write several networks that work together into one file, so that they are published and rolled back together.
+
+    Args:
+        path: as for ``save_checkpoint``.
+        parts: each network's weights and config by the part's name, which holds no dot.
+        config: of the whole; it names the whole as its ``network``.
 
     Raises:
-        ModelError: the file is missing, damaged, or not one of ours.
+        ModelError: see ``save_checkpoint``.
+        StorageError: the file cannot be written.
+    """
+    tensors = {f"{part}.{name}": t for part, checkpoint in parts.items() for name, t in checkpoint.tensors.items()}
+    save_checkpoint(path, tensors, {**config, "parts": {part: stored.config for part, stored in parts.items()}})
+
+
+def load_checkpoint(path: Path, *, part: str | None = None) -> Checkpoint:
+    """Read weights and config.
+
+    Args:
+        path: written by ``save_checkpoint`` or ``save_parts``.
+        part: one network of several; None where the file holds one alone.
+
+    Raises:
+        ModelError: the file is missing, damaged, not one of ours, or has no such part.
     """
     with _open(path) as stored:
-        config = _config_of(stored.metadata(), path)
-        return Checkpoint(config=config, tensors={name: stored.get_tensor(name) for name in stored.keys()})  # noqa: SIM118  # no mapping
+        config = _part_of(_config_of(stored.metadata(), path), part, path)
+        prefix = "" if part is None else f"{part}."
+        names = [name for name in stored.keys() if name.startswith(prefix)]  # noqa: SIM118  # no mapping
+        return Checkpoint(config=config, tensors={name[len(prefix) :]: stored.get_tensor(name) for name in names})
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, *, part: str | None = None) -> dict[str, Any]:
     """Read the config alone; the weights stay on disk."""
     with _open(path) as stored:
-        return _config_of(stored.metadata(), path)
+        return _part_of(_config_of(stored.metadata(), path), part, path)
 
 
 def weights_digest(path: Path) -> str:
@@ -120,3 +142,14 @@ def _config_of(metadata: dict[str, str] | None, path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "network" not in config:
         raise ModelError(f"The config in {path} names no network.")
     return config
+
+
+def _part_of(config: dict[str, Any], part: str | None, path: Path) -> dict[str, Any]:
+    """The config of one network of several, or the whole."""
+    if part is None:
+        return config
+    parts = config.get("parts", {})
+    if part not in parts:
+        raise ModelError(f"{path} has no part '{part}'; it has {', '.join(parts) or 'none'}.")
+    found: dict[str, Any] = parts[part]
+    return found

@@ -71,6 +71,9 @@ class OpenVinoEngine:
             {
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads,
+                # Pinned to the first cores, a network waits behind whatever else runs on them: on a busy machine five
+                # times as long as when the system may place its threads.
+                "ENABLE_CPU_PINNING": False,
                 # Without it newer CPUs silently compute in bfloat16, which is no parity.
                 "INFERENCE_PRECISION_HINT": "f32",
             },
@@ -130,12 +133,18 @@ class TorchEngine:
 
 
 def load_engine(
-    checkpoint_path: Path, *, device: str = "auto", cache_folder: Path | None = None, threads: int | None = None
+    checkpoint_path: Path,
+    *,
+    part: str | None = None,
+    device: str = "auto",
+    cache_folder: Path | None = None,
+    threads: int | None = None,
 ) -> Engine:
     """Load weights into the fastest engine this machine has.
 
     Args:
-        checkpoint_path: written by ``save_checkpoint``.
+        checkpoint_path: written by ``save_checkpoint`` or ``save_parts``.
+        part: which network of a file that holds several.
         device: "auto" takes CUDA where there is one, else the CPU; "cpu"; "cuda".
         cache_folder: where converted networks are kept; None converts at every load.
         threads: CPU threads, by default those of the process, at most ``MAX_THREADS``.
@@ -148,10 +157,10 @@ def load_engine(
         raise InputError(f"Device '{device}' is unknown: choose one of {', '.join(DEVICES)}.")
     threads = max(1, min(threads or len(os.sched_getaffinity(0)), MAX_THREADS))
     if device == "cuda" or (device == "auto" and _may_have_cuda()):
-        engine = _load_on_cuda(checkpoint_path, required=device == "cuda")
+        engine = _load_on_cuda(checkpoint_path, part, required=device == "cuda")
         if engine is not None:
             return engine
-    return _load_on_cpu(checkpoint_path, cache_folder, threads)
+    return _load_on_cpu(checkpoint_path, part, cache_folder, threads)
 
 
 def _may_have_cuda() -> bool:
@@ -159,7 +168,7 @@ def _may_have_cuda() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 
-def _load_on_cuda(checkpoint_path: Path, *, required: bool) -> Engine | None:
+def _load_on_cuda(checkpoint_path: Path, part: str | None, *, required: bool) -> Engine | None:
     """A torch engine on the GPU, or None where there is none and none was asked for."""
     import torch
 
@@ -169,25 +178,25 @@ def _load_on_cuda(checkpoint_path: Path, *, required: bool) -> Engine | None:
         if required:
             raise InputError("Device 'cuda' was asked for, but torch finds no usable GPU: choose 'cpu' or 'auto'.")
         return None
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = load_checkpoint(checkpoint_path, part=part)
     return TorchEngine(restore_network(checkpoint), checkpoint.config, "cuda")
 
 
-def _load_on_cpu(checkpoint_path: Path, cache_folder: Path | None, threads: int) -> Engine:
+def _load_on_cpu(checkpoint_path: Path, part: str | None, cache_folder: Path | None, threads: int) -> Engine:
     """OpenVINO from the cache or newly converted; torch where the conversion is not the same network."""
-    cached = _cached_model_folder(checkpoint_path, cache_folder)
+    cached = _cached_model_folder(checkpoint_path, part, cache_folder)
     if cached is not None and (cached / "model.xml").is_file():
         try:
             import openvino
 
             model = openvino.Core().read_model(cached / "model.xml")
-            return OpenVinoEngine(model, read_config(checkpoint_path), threads)
+            return OpenVinoEngine(model, read_config(checkpoint_path, part=part), threads)
         except (ImportError, RuntimeError) as error:
             _log.warning("The converted network in %s is unusable (%s): converting again.", cached, error)
             shutil.rmtree(cached, ignore_errors=True)
     from medai.networks.factory import restore_network
 
-    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = load_checkpoint(checkpoint_path, part=part)
     network = restore_network(checkpoint)
     try:
         model = _convert(network, checkpoint.config)
@@ -207,13 +216,14 @@ def _load_on_cpu(checkpoint_path: Path, cache_folder: Path | None, threads: int)
     return engine
 
 
-def _cached_model_folder(checkpoint_path: Path, cache_folder: Path | None) -> Path | None:
+def _cached_model_folder(checkpoint_path: Path, part: str | None, cache_folder: Path | None) -> Path | None:
     """Where these weights' converted network belongs: named by their digest and OpenVINO's version."""
     if cache_folder is None:
         return None
     from importlib.metadata import version
 
-    return cache_folder / f"{weights_digest(checkpoint_path)[:24]}-openvino-{version('openvino')}"
+    name = f"{weights_digest(checkpoint_path)[:24]}-{part}" if part else weights_digest(checkpoint_path)[:24]
+    return cache_folder / f"{name}-openvino-{version('openvino')}"
 
 
 def _example(config: dict[str, Any]) -> NDArray[np.float32]:

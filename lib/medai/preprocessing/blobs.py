@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.preprocessing.lung_mask import LungMask
+from medai.preprocessing.lung_mask import LungMask, lungs_on
 from medai.preprocessing.resampling import resample_region, resample_to_grid
 
 FINEST_SPACING_MM = 1.25
@@ -79,7 +79,7 @@ def find_blobs(volume: Volume, lungs: LungMask, config: BlobConfig | None = None
         return []
     box = box.expand([int(np.ceil(6 / s)) for s in volume.geometry.spacing_mm]).clip(volume.geometry.shape_ijk)
     copy = resample_region(volume, box, [FINEST_SPACING_MM] * 3)
-    inside = _lungs_on(lungs, copy.geometry)
+    inside = lungs_on(lungs, copy.geometry)
     image = np.where(inside, np.clip(copy.image_hu, -1000, BRIGHTEST_HU), LUNG_HU).astype(np.float32)
     found: list[Blob] = []
     geometry = copy.geometry
@@ -93,17 +93,6 @@ def find_blobs(volume: Volume, lungs: LungMask, config: BlobConfig | None = None
             blobs = _blobs_of_size(image, inside, geometry, diameter_mm, config)
             found += sorted(blobs, key=lambda blob: -blob.strength)[: MOST_OF_SIZE[diameter_mm]]
     return _strongest_apart(found)
-
-
-def _lungs_on(lungs: LungMask, geometry: VolumeGeometry) -> NDArray[np.bool_]:
-    """The lungs at the nearest voxel of another grid with the same axes."""
-    first = lungs.geometry.ras_to_ijk(geometry.origin_ras_mm)
-    steps = np.asarray(geometry.spacing_mm) / np.asarray(lungs.geometry.spacing_mm)
-    index = [
-        np.clip(np.rint(f + s * np.arange(n)).astype(int), 0, size - 1)
-        for f, s, n, size in zip(first, steps, geometry.shape_ijk, lungs.geometry.shape_ijk, strict=True)
-    ]
-    return np.asarray(lungs.labels[np.ix_(*index)] > 0)
 
 
 def _blobs_of_size(

@@ -10,7 +10,6 @@ failure is visible to the caller as ``is_plausible = False`` instead of a confid
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.preprocessing.resampling import coarse_geometry, resample_to_grid
+from medai.preprocessing.turning import turn_to_ras
 
 RIGHT_LUNG, LEFT_LUNG, UNKNOWN_SIDE = 1, 2, 3
 WORKING_SPACING_MM = 3.0
@@ -92,6 +92,17 @@ class LungMask:
         return "right" if counts[RIGHT_LUNG] > counts[LEFT_LUNG] else "left"
 
 
+def lungs_on(lungs: LungMask, geometry: VolumeGeometry) -> NDArray[np.bool_]:
+    """The lungs at the nearest voxel of another grid with the same axes."""
+    first = lungs.geometry.ras_to_ijk(geometry.origin_ras_mm)
+    steps = np.asarray(geometry.spacing_mm) / np.asarray(lungs.geometry.spacing_mm)
+    index = [
+        np.clip(np.rint(f + s * np.arange(n)).astype(int), 0, size - 1)
+        for f, s, n, size in zip(first, steps, geometry.shape_ijk, lungs.geometry.shape_ijk, strict=True)
+    ]
+    return np.asarray(lungs.labels[np.ix_(*index)] > 0)
+
+
 def segment_lungs(volume: Volume) -> LungMask:
     """Find the left and the right lung.
 
@@ -103,7 +114,7 @@ def segment_lungs(volume: Volume) -> LungMask:
     """
     coarse = coarse_geometry(volume.geometry, WORKING_SPACING_MM)
     copy_hu = resample_to_grid(volume.image_hu, volume.geometry, coarse)
-    turn = _turn_to_ras(coarse)
+    turn = turn_to_ras(coarse)
     image_hu = turn.apply(copy_hu)
     spacing_mm = turn.spacing_mm
     air = _inside_air(image_hu)
@@ -121,36 +132,6 @@ def segment_lungs(volume: Volume) -> LungMask:
     for value, mask in zip(values, lungs, strict=True):
         _paint(result, turn.undo(mask), coarse, volume.geometry, value)
     return LungMask(geometry=volume.geometry, labels=result, is_plausible=is_plausible)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Turn:
-    """How to turn an array so that its axes point right, front and head, as nearly as the grid allows."""
-
-    order: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
-    spacing_mm: tuple[float, float, float]
-
-    def apply(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        turned = image.transpose(self.order)
-        return np.ascontiguousarray(turned[tuple(slice(None, None, -1 if f else 1) for f in self.flips)])
-
-    def undo(self, mask: _Mask) -> _Mask:
-        turned = mask[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
-        return turned.transpose(np.argsort(self.order))
-
-
-def _turn_to_ras(geometry: VolumeGeometry) -> _Turn:
-    """The best matching of array axes to patient axes."""
-    directions = geometry.directions_ras
-    best = max(itertools.permutations(range(3)), key=lambda p: sum(abs(directions[r, a]) for r, a in enumerate(p)))
-    flips = tuple(bool(directions[r, a] < 0) for r, a in enumerate(best))
-    spacing = tuple(geometry.spacing_mm[a] for a in best)
-    return _Turn(
-        order=(best[0], best[1], best[2]),
-        flips=(flips[0], flips[1], flips[2]),
-        spacing_mm=(spacing[0], spacing[1], spacing[2]),
-    )
 
 
 def _inside_air(image_hu: NDArray[np.float32]) -> _Mask:

@@ -1,21 +1,20 @@
 """Trains the candidate network and turns its logits into honest probabilities.
 
-Nodules are one in a hundred blobs of a scan but every second training sample, so the raw logits are far too sure.
-A scale and a shift fitted on whole held-back scans (Platt's method) bring them back; both travel in the checkpoint.
+Nodules are one in a hundred places of a scan but every second training sample, so the raw logits are far too sure.
+Factors and a shift fitted on whole held-back scans (Platt's method) bring them back; both travel in the checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.errors import CancelledByUserError, InputError
-from medai.networks.checkpoint import load_checkpoint, save_checkpoint
+from medai.networks.checkpoint import Checkpoint
 from medai.networks.factory import build_network, network_tensors, restore_network
 from medai.preprocessing.candidate_patches import PATCH_SHAPE
 from medai.training.candidate_samples import CandidateSamples
@@ -23,8 +22,6 @@ from medai.training.candidate_samples import CandidateSamples
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-TASK = "nodule_detection"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +33,7 @@ class CandidateTrainingConfig:
         batch_size: half nodules, half others; spread evenly over the families.
         learning_rate: highest one, reached early and brought down to zero (one cycle).
         weight_decay: of AdamW.
+        freeze_statistics: keep the normalisation as it is, for fine-tuning on few scans.
         bfloat16: half the time on CPUs that compute in it, much slower on those that do not; the weights stay float32.
         seed: of everything random.
     """
@@ -44,6 +42,7 @@ class CandidateTrainingConfig:
     batch_size: int = 48
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
+    freeze_statistics: bool = False
     bfloat16: bool = True
     seed: int = 0
 
@@ -52,7 +51,7 @@ def train_candidate_network(
     samples: CandidateSamples,
     config: CandidateTrainingConfig,
     *,
-    start_from: Path | None = None,
+    start_from: Checkpoint | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
@@ -77,12 +76,16 @@ def train_candidate_network(
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     fresh = build_network({"network": "candidate_network"})
-    network = (fresh if start_from is None else restore_network(load_checkpoint(start_from))).train()
+    network = (fresh if start_from is None else restore_network(start_from)).train()
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stubs lack it
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=config.steps, pct_start=0.15
     )
+    if config.freeze_statistics:
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.eval()
     loss_of = torch.nn.BCEWithLogitsLoss()
     for step, (views, labels) in enumerate(_batches(samples, config, rng)):
         if should_stop():
@@ -132,40 +135,39 @@ def augmented(views: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     return np.ascontiguousarray(np.clip(views + noise, -1, 1))
 
 
-def fit_calibration(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:
-    """Platt's scale and shift: sigmoid(scale · logit + shift) is the share of nodules among blobs of such a logit.
+def fit_calibration(logits: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """Platt's factors and shift: sigmoid(logits · factors + shift) is the share of nodules among places of such logits.
 
     Args:
-        logits: of all blobs of some scans, in their natural proportion.
+        logits: [N, networks] of all places of some scans, in their natural proportion.
         labels: True for nodules.
 
     Returns:
-        Scale (positive) and shift.
+        A factor for each network, never negative, and the shift.
     """
     from scipy.optimize import minimize
 
     positives, negatives = labels.sum(), (~labels).sum()
     target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    count = logits.shape[1]
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        z = np.exp(parameters[0]) * logits + parameters[1]
+        z = logits @ parameters[:count] + parameters[count]
         return float(np.mean(np.logaddexp(0, z) - target * z))
 
-    best = minimize(loss, np.array([0.0, -2.0]), method="Nelder-Mead").x
-    return float(np.exp(best[0])), float(best[1])
+    start = np.array([1.0 / count] * count + [-2.0])
+    bounds = [(0.0, None)] * count + [(None, None)]
+    best = minimize(loss, start, method="L-BFGS-B", bounds=bounds).x
+    return np.asarray(best[:count]), float(best[count])
 
 
-def save_candidate_network(path: Path, network: nn.Module, *, logit_scale: float, logit_shift: float) -> None:
-    """Write the weights with their calibration."""
-    save_checkpoint(
-        path,
-        network_tensors(network),
-        {
+def judge_checkpoint(network: nn.Module) -> Checkpoint:
+    """The judge's weights with all that inference needs to know."""
+    return Checkpoint(
+        config={
             "network": "candidate_network",
             "network_options": {"channels_in": 2},
-            "task": TASK,
             "patch_shape": list(PATCH_SHAPE),
-            "logit_scale": logit_scale,
-            "logit_shift": logit_shift,
         },
+        tensors=network_tensors(network),
     )

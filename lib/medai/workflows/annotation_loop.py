@@ -340,12 +340,12 @@ class _Loop:
 def load_champions(registry: ModelRegistry, device: str) -> LoopModels:
     """Load the click and the detection champion of a registry."""
     from medai.inference.click import ClickSegmenter
-    from medai.inference.detect import NoduleDetector
+    from medai.inference.detect import load_detector
     from medai.inference.scan import ScanPipeline
     from medai.networks.engine import load_engine
 
     clicks = ClickSegmenter(load_engine(registry.champion(CLICK_TASK).weights_path, device=device))
-    detector = NoduleDetector(load_engine(registry.champion("nodule_detection").weights_path, device=device))
+    detector = load_detector(registry.champion("nodule_detection").weights_path, device=device)
     return LoopModels(proposer=ScanPipeline(detector, clicks), outliner=clicks)
 
 

@@ -79,7 +79,7 @@ def bench_scan(
 
 def _time_scan(scan_path: Path, registry: ModelRegistry, device: str) -> dict[str, Any]:
     from medai.inference.click import ClickSegmenter
-    from medai.inference.detect import NoduleDetector
+    from medai.inference.detect import load_detector
     from medai.inference.scan import ScanPipeline
     from medai.networks.engine import load_engine
     from medai.postprocessing.nodules import prediction_to_label_map
@@ -88,11 +88,15 @@ def _time_scan(scan_path: Path, registry: ModelRegistry, device: str) -> dict[st
     from medai.workflows.infer_case import CLICK_TASK, DETECTION_TASK
 
     begun = time.perf_counter()
-    detection, click = (
-        TimedEngine(load_engine(registry.champion(task).weights_path, device=device))
-        for task in (DETECTION_TASK, CLICK_TASK)
-    )
-    pipeline = ScanPipeline(NoduleDetector(detection), ClickSegmenter(click))
+    timed: list[TimedEngine] = []
+
+    def wrap(engine: Engine) -> TimedEngine:
+        timed.append(TimedEngine(engine))
+        return timed[-1]
+
+    detector = load_detector(registry.champion(DETECTION_TASK).weights_path, device=device, wrap=wrap)
+    click = wrap(load_engine(registry.champion(CLICK_TASK).weights_path, device=device))
+    pipeline = ScanPipeline(detector, ClickSegmenter(click))
     load_s = time.perf_counter() - begun
 
     begun = time.perf_counter()
@@ -104,7 +108,7 @@ def _time_scan(scan_path: Path, registry: ModelRegistry, device: str) -> dict[st
     stages = {"decode": decode_s, **prediction.stage_seconds, "encode": time.perf_counter() - begun}
     return {
         "total_s": sum(stages.values()),
-        "network_s": detection.seconds + click.seconds,
+        "network_s": sum(engine.seconds for engine in timed),
         "stages": stages,
         "load_s": load_s,
         "nodules": len(prediction.nodules),

@@ -171,13 +171,13 @@ def load_pipeline(registry: Registry, *, device: str = "auto", cache_folder: Pat
         cache_folder: where converted networks are kept; None converts at every load.
     """
     from medai.inference.click import ClickSegmenter
-    from medai.inference.detect import NoduleDetector
+    from medai.inference.detect import load_detector
     from medai.inference.scan import ScanPipeline
     from medai.networks.engine import load_engine
 
     detection, click = registry.champion(DETECTION_TASK), registry.champion(CLICK_TASK)
     return ScanPipeline(
-        NoduleDetector(load_engine(detection.weights_path, device=device, cache_folder=cache_folder)),
+        load_detector(detection.weights_path, device=device, cache_folder=cache_folder),
         ClickSegmenter(load_engine(click.weights_path, device=device, cache_folder=cache_folder)),
         model_versions={DETECTION_TASK: detection.version_id, CLICK_TASK: click.version_id},
     )

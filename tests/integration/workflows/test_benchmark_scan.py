@@ -14,9 +14,11 @@ def registry(tmp_path):
     """Untrained small networks: how long they take does not depend on what they know."""
     import torch
 
+    from medai.inference.detect import Calibration
     from medai.networks.checkpoint import save_checkpoint
     from medai.networks.factory import build_network, network_tensors
-    from medai.training.candidate_trainer import save_candidate_network
+    from medai.training.candidate_trainer import judge_checkpoint
+    from medai.workflows.starter_detection import write_detector
 
     starters = tmp_path / "starters"
     network = {"channels_in": 3, "channels_out": 1, "channels": [2, 4], "blocks": [1, 1]}
@@ -29,8 +31,12 @@ def registry(tmp_path):
         (starters / task).mkdir(parents=True)
         (starters / task / "card.json").write_text("{}")
     save_checkpoint(starters / "nodule_click" / "weights.safetensors", network_tensors(click), config)
-    save_candidate_network(
-        starters / "nodule_detection" / "weights.safetensors", detection, logit_scale=1.0, logit_shift=5.0
+    write_detector(
+        starters / "nodule_detection" / "weights.safetensors",
+        None,
+        judge_checkpoint(detection),
+        calibrations={"blobs": Calibration(judge=1.0, shift=5.0)},
+        candidates="blobs",
     )
     return ModelRegistry(tmp_path / "models", starter_folder=starters)
 

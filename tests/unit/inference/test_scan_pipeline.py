@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from medai.domain import Candidate, NoduleKind, Volume
+from medai.domain.assessment import NoduleAssessment, RatedProbability
 from medai.errors import CancelledByUserError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.inference.click import ClickResult
@@ -12,6 +13,8 @@ SHAPE = (60, 61, 40)
 
 
 class FixedDetector:
+    operating_probability = 0.5
+
     def __init__(self, *candidates):
         self.candidates = list(candidates)
 
@@ -73,11 +76,33 @@ def test_one_nodule_for_two_candidates_of_it_and_none_for_a_vessel():
     assert shares[-1] == pytest.approx(1.0)
 
 
+def test_each_nodule_is_rated_where_there_is_a_classifier():
+    volume, lungs = _scene()
+    rated = NoduleAssessment(
+        malignancy=RatedProbability(value=0.6, low=0.4, high=0.8),
+        malignancy_rating=3.4,
+        ratings={},
+        kind=NoduleKind.SOLID,
+        kind_probabilities={NoduleKind.SOLID: 1.0},
+    )
+
+    class Classifier:
+        def assess(self, volume, box, mask):
+            assert mask.shape == box.shape_ijk
+            return rated
+
+    detector = FixedDetector(_at(volume, (15, 30, 20), 0.9))
+    prediction = ScanPipeline(detector, BrightRegion(), classifier=Classifier()).predict(volume, lungs=lungs)
+    assert [nodule.assessment for nodule in prediction.nodules] == [rated]
+    assert set(prediction.stage_seconds) == {"lungs", "candidates", "outline", "classify"}
+
+
 def test_unlikely_and_surplus_candidates_are_not_outlined():
     volume, lungs = _scene()
     detector = FixedDetector(_at(volume, (15, 30, 20), 0.4))
     assert ScanPipeline(detector, BrightRegion()).predict(volume, lungs=lungs).nodules == ()
     detector = FixedDetector(_at(volume, (2, 2, 2), 0.95), _at(volume, (15, 30, 20), 0.9))
+    assert len(ScanPipeline(detector, BrightRegion(), ScanConfig(least_probability=0.95)).predict(volume).nodules) == 0
     config = ScanConfig(most=1)
     assert ScanPipeline(detector, BrightRegion(), config).predict(volume, lungs=lungs).nodules == ()
 

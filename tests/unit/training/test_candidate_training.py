@@ -1,29 +1,25 @@
 import numpy as np
 import pytest
 
-from medai.domain import Volume
+from medai.domain import Candidate, Volume
+from medai.domain.detection_case import TrueNodule
 from medai.errors import CancelledByUserError, InputError
 from medai.geometry import VolumeGeometry
-from medai.preprocessing.blobs import Blob
-from medai.training.candidate_samples import (
-    CandidateSamples,
-    KnownNodule,
-    cut_like_crop,
-    relation_to,
-    samples_of_scan,
-)
+from medai.training.candidate_samples import CandidateSamples, relation_to, samples_of_scan
 from medai.training.candidate_trainer import (
     CandidateTrainingConfig,
     augmented,
     fit_calibration,
+    judge_checkpoint,
     train_candidate_network,
 )
 
-NODULE = KnownNodule(centre_ras_mm=(-20.0, -16.0, 20.0), diameter_mm=8.0)
+NODULE = TrueNodule(centre_ras_mm=(-20.0, -16.0, 20.0), diameter_mm=8.0)
+SMALL = CandidateTrainingConfig(steps=12, batch_size=6, bfloat16=False)
 
 
-def _blob(centre, diameter=6.0):
-    return Blob(centre_ras_mm=centre, diameter_mm=diameter, strength=200.0)
+def _place(centre, probability=0.5):
+    return Candidate(centre_ras_mm=centre, diameter_mm=6.0, probability=probability)
 
 
 def _volume():
@@ -41,50 +37,50 @@ def _toy(rng, count=40):
     )
 
 
-def test_what_a_blob_is_follows_from_its_distance():
-    assert relation_to(_blob((-20.0, -16.0, 23.5)), [NODULE]) == "nodule"
-    assert relation_to(_blob((-20.0, -16.0, 26.0)), [NODULE]) == "near"
-    assert relation_to(_blob((-20.0, -16.0, 30.0)), [NODULE]) == "other"
-    assert relation_to(_blob((0.0, 0.0, 0.0)), []) == "other"
+def test_what_a_place_is_follows_from_its_distance():
+    assert relation_to(_place((-20.0, -16.0, 23.5)), [NODULE]) == "nodule"
+    assert relation_to(_place((-20.0, -16.0, 26.0)), [NODULE]) == "near"
+    assert relation_to(_place((-20.0, -16.0, 30.0)), [NODULE]) == "other"
+    assert relation_to(_place((0.0, 0.0, 0.0)), []) == "other"
 
 
 def test_samples_of_a_scan(rng):
-    blobs = [
-        _blob((-20.0, -16.0, 21.0)),
-        _blob((-20.0, -16.0, 26.0)),
-        *(_blob((-50.0, -40.0, 5.0 * n)) for n in range(5)),
+    places = [
+        _place((-20.0, -16.0, 21.0)),
+        _place((-20.0, -16.0, 26.0)),
+        *(_place((-50.0, -40.0, 5.0 * n)) for n in range(5)),
+        _place((-10.0, -10.0, 40.0)),
     ]
+    scar = TrueNodule(centre_ras_mm=(-10.0, -10.0, 42.0), diameter_mm=6.0)
     samples = samples_of_scan(
-        _volume(), blobs, [NODULE], rng, family="real", variants=3, most_negatives=4, crop_share=1.0
+        _volume(), places, [NODULE], rng, irrelevant=[scar], family="real", variants=3, most_negatives=4
     )
-    assert samples.labels.tolist() == [True] * 4 + [False] * 8
+    assert samples.labels.tolist() == [True] * 4 + [False] * 4
     assert set(samples.families) == {"real"}
     assert samples.views.dtype == np.float16
-
-
-def test_a_cut_place_is_like_a_crop(rng):
-    volume = _volume()
-    cut = cut_like_crop(volume, _blob((-30.0, -28.0, 25.0), diameter=10.0), rng)
-    extent_mm = np.asarray(cut.geometry.shape_ijk) * cut.geometry.spacing_mm
-    assert extent_mm[:2] == pytest.approx([40, 40], abs=1.5)
-    assert 8 <= extent_mm[2] <= 21
-    np.testing.assert_allclose(
-        cut.geometry.ijk_to_ras((np.asarray(cut.geometry.shape_ijk) - 1) / 2), (-30, -28, 25), atol=1.2
-    )
 
 
 def test_a_few_steps_learn_an_easy_difference(rng):
     import torch
 
     losses = []
-    config = CandidateTrainingConfig(steps=12, batch_size=8)
-    network = train_candidate_network(_toy(rng), config, on_step=lambda step, loss: losses.append(loss))
+    network = train_candidate_network(_toy(rng), SMALL, on_step=lambda step, loss: losses.append(loss))
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     assert not network.training
     with torch.inference_mode():
         answer = network(torch.from_numpy(_toy(rng, 3).views.astype(np.float32)))[:, 0].numpy()
     assert answer[:3].min() > answer[3:].max()
+
+
+def test_fine_tuning_starts_from_weights_and_keeps_their_statistics(rng):
+    start = judge_checkpoint(train_candidate_network(_toy(rng, 8), CandidateTrainingConfig(steps=1, batch_size=4)))
+    config = CandidateTrainingConfig(steps=1, batch_size=4, freeze_statistics=True)
+    tuned = judge_checkpoint(train_candidate_network(_toy(rng, 8), config, start_from=start))
+    for name, tensor in start.tensors.items():
+        if "running" in name:
+            np.testing.assert_array_equal(tensor, tuned.tensors[name])
+    assert any(not np.array_equal(start.tensors[name], tuned.tensors[name]) for name in start.tensors)
 
 
 def test_training_stops_on_request_and_refuses_one_sided_samples(rng):
@@ -105,8 +101,15 @@ def test_augmentation_keeps_shape_and_range(rng):
 
 
 def test_calibration_recovers_the_natural_share(rng):
-    logits = rng.normal(0, 3, 20000)
-    labels = rng.random(20000) < 1 / (1 + np.exp(-(0.7 * logits - 4.0)))
-    scale, shift = fit_calibration(logits, labels)
-    assert scale == pytest.approx(0.7, abs=0.08)
+    logits = rng.normal(0, 3, (20000, 2))
+    z = logits @ np.array([0.7, 0.2]) - 4.0
+    factors, shift = fit_calibration(logits, rng.random(20000) < 1 / (1 + np.exp(-z)))
+    assert factors == pytest.approx([0.7, 0.2], abs=0.08)
     assert shift == pytest.approx(-4.0, abs=0.3)
+
+
+def test_a_network_that_knows_nothing_counts_for_nothing(rng):
+    logits = rng.normal(0, 2, (20000, 2))
+    labels = rng.random(20000) < 1 / (1 + np.exp(-(logits[:, 0] - 0.5 * logits[:, 1] - 2)))
+    factors, _ = fit_calibration(logits, labels)
+    assert factors[1] == 0

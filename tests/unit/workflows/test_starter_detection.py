@@ -1,23 +1,41 @@
 import numpy as np
 import pytest
 
-from medai.domain import Volume
-from medai.domain.click_case import ClickCase
-from medai.geometry import VolumeGeometry
-from medai.workflows.starter_detection import is_held_back, known_nodule
+from medai.errors import InputError
+from medai.inference.detect import Calibration
+from medai.workflows.starter_detection import (
+    JudgedPlaces,
+    StarterDetectionConfig,
+    operating_probability,
+    train_starter_detection,
+)
 
 
-def test_one_patient_in_six_is_held_back_for_good():
-    held = [is_held_back(f"LIDC-IDRI-{n:04d}") for n in range(1, 1011)]
-    assert np.mean(held) == pytest.approx(1 / 6, abs=0.04)
-    assert held == [is_held_back(f"LIDC-IDRI-{n:04d}") for n in range(1, 1011)]
+def _seen(logits, labels, scans, empty=()):
+    return JudgedPlaces(
+        logits=np.stack([np.zeros(len(logits)), np.array(logits, float)], axis=1),
+        labels=np.array(labels),
+        scans=np.array(scans),
+        empty=empty,
+    )
 
 
-def test_a_masks_centre_and_size_in_the_patient():
-    geometry = VolumeGeometry(shape_ijk=(40, 41, 20), affine_ijk_to_ras_mm=np.diag([-0.7, 0.7, 1.5, 1.0]))
-    index = np.stack(np.meshgrid(*[np.arange(n) for n in geometry.shape_ijk], indexing="ij"), axis=-1)
-    mask = np.linalg.norm((index - [20, 18, 9]) * geometry.spacing_mm, axis=-1) < 5
-    volume = Volume(geometry=geometry, image_hu=np.zeros(geometry.shape_ijk, np.int16))
-    nodule = known_nodule(ClickCase(case_id="a", patient_id="p", volume=volume, mask=mask))
-    np.testing.assert_allclose(nodule.centre_ras_mm, (-14.0, 12.6, 13.5), atol=1e-6)
-    assert nodule.diameter_mm == pytest.approx(10, abs=0.4)
+def test_the_threshold_keeps_most_scans_free_of_false_marks():
+    # False marks of 0.3, 0.5, 0.7 and none: the fifth scan's marks are nodules.
+    logit = [float(np.log(p / (1 - p))) for p in (0.3, 0.1, 0.5, 0.7, 0.95)]
+    seen = _seen(logit, [False, False, False, False, True], [0, 0, 1, 2, 4], empty=(3,))
+    calibration = Calibration(judge=1.0)
+    assert operating_probability(seen, calibration, 1.0) == pytest.approx(0.7)
+    assert operating_probability(seen, calibration, 0.5) == pytest.approx(0.3)
+    assert operating_probability(seen, calibration, 0.0) == 0.2
+    assert operating_probability(_seen([], [], []), calibration, 0.9) == 0.5
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    def stop():
+        return True
+
+    with pytest.raises(Exception, match="stopped"):
+        train_starter_detection(None, tmp_path, StarterDetectionConfig(seed=1), should_stop=stop)
+    with pytest.raises(InputError, match="another configuration"):
+        train_starter_detection(None, tmp_path, StarterDetectionConfig(seed=2), should_stop=stop)
