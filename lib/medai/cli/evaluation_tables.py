@@ -33,14 +33,14 @@ def show_segmentation(screen: Console, figures: Mapping[str, Any]) -> None:
             ],
         )
     )
-    table = Table("nodules", "n", "mean Dice", "95 % interval", "median", "Hausdorff 95", "volume")
+    table = Table("nodules", "n", "mean Dice", "95 %", "median", "HD 95", "volume")
     groups = {"all": figures, **figures["by_size"], **figures["by_texture"]}
     for name, row in groups.items():
         table.add_row(
             name,
             str(row["n"]),
             number(row["dice_mean"]),
-            interval(row["dice_ci95"]),
+            f"{number(row['dice_ci95'][0])}–{number(row['dice_ci95'][1])}",
             number(row["dice_median"]),
             f"{number(row['hd95_mm_mean'], 2)} mm",
             f"{row['volume_error_percent_mean']:+.0f} %",
