@@ -23,7 +23,7 @@ from medai.preprocessing.nodule_features import as_vector, nodule_features
 from medai.preprocessing.nodule_views import nodule_views
 
 TASK = "nodule_classification"
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,))
 """Axes of a batch that are reversed, as in training."""
 
 

@@ -43,7 +43,7 @@ class RatingStage:
         scale: what they are divided by, F + N.
         weights: A rows of F + N.
         bias: A.
-        centres: standardised columns of K nodules that others are likened to, K rows of F + N; may be empty.
+        centres: standardised measurements of K nodules that others are likened to, K rows of F; may be empty.
         width: of the kernels around them.
         likeness_weights: A rows of K.
         malignancy_slope: of the logistic curve over the malignancy rating.
@@ -91,7 +91,7 @@ class RatingStage:
             len(stage.scale) != columns
             or len(stage.weights) != len(stage.attributes)
             or any(len(row) != columns for row in stage.weights)
-            or any(len(row) != columns for row in stage.centres)
+            or any(len(row) != len(stage.features) for row in stage.centres)
             or len(stage.likeness_weights) != len(stage.attributes)
             or any(len(row) != len(stage.centres) for row in stage.likeness_weights)
             or not len(stage.features) <= len(stage.low) == len(stage.high) == columns
@@ -116,9 +116,8 @@ class RatingStage:
         columns = self.standard(features, network)
         rated = columns @ np.asarray(self.weights).T + self.bias
         if self.centres:
-            rated = (
-                rated + likeness(columns, np.asarray(self.centres), self.width) @ np.asarray(self.likeness_weights).T
-            )
+            alike = likeness(columns[:, : len(self.features)], np.asarray(self.centres), self.width)
+            rated = rated + alike @ np.asarray(self.likeness_weights).T
         return np.asarray(rated)
 
     def standard(self, features: NDArray[np.float64], network: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -164,9 +163,9 @@ class RatingStage:
         )
 
 
-def likeness(columns: NDArray[np.float64], centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+def likeness(measured: NDArray[np.float64], centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """Gaussian kernels: 1 at a centre, falling with the distance; shape (n, K)."""
-    squares = (columns**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2 * columns @ centres.T
+    squares = (measured**2).sum(axis=1)[:, None] + (centres**2).sum(axis=1) - 2 * measured @ centres.T
     return np.asarray(np.exp(-np.maximum(squares, 0.0) / (2 * width**2)))
 
 

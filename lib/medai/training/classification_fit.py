@@ -38,14 +38,14 @@ class StageConfig:
         feature_penalty: ridge penalty on the weights of the measurements.
         network_penalty: on those of the network's ratings.
         centres: nodules, drawn at random, that others are likened to.
-        width: of the kernels around them, in standard deviations over all columns.
+        width: of the kernels around them, in standard deviations over all measurements.
         likeness_penalty: penalty of that part, as of kernel ridge regression.
         folds: of the calibration.
         seed: draws the centres.
     """
 
     feature_penalty: float = 2000.0
-    network_penalty: float = 30.0
+    network_penalty: float = 100.0
     centres: int = 200
     width: float = 20.0
     likeness_penalty: float = 0.1
@@ -155,7 +155,8 @@ def _linear(
         # In these coordinates kernel ridge regression is plain ridge regression.
         among = likeness(centres, centres, base.width) + 1e-4 * np.eye(len(centres))
         whitened = np.linalg.inv(np.linalg.cholesky(among)).T
-        columns = np.concatenate([columns, likeness(columns, centres, base.width) @ whitened], axis=1)
+        alike = likeness(columns[:, : features.shape[1]], centres, base.width)
+        columns = np.concatenate([columns, alike @ whitened], axis=1)
         penalty = np.concatenate([penalty, np.full(len(centres), config.likeness_penalty)])
     linear, likenesses, bias = [], [], []
     count = features.shape[1] + network.shape[1]
@@ -164,8 +165,8 @@ def _linear(
         wanted = target[rated, index] - before[rated, index]
         row, level = _ridge(columns[rated], wanted, weight[rated], penalty)
         linear.append(_rounded(row[:count] + base.weights[index]))
-        alike = whitened @ row[count:] if len(whitened) else np.zeros(len(centres))
-        likenesses.append(_rounded(alike + base.likeness_weights[index]))
+        of_centres = whitened @ row[count:] if len(whitened) else np.zeros(len(centres))
+        likenesses.append(_rounded(of_centres + base.likeness_weights[index]))
         bias.append(level + base.bias[index])
     return replace(base, weights=tuple(linear), likeness_weights=tuple(likenesses), bias=_rounded(bias))
 
@@ -183,7 +184,7 @@ def _blank(
     mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), _LEAST_SCALE)
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(len(columns), min(config.centres, len(columns)), replace=False)
-    centres = np.round((columns[chosen] - mean) / scale, 2)
+    centres = np.round((columns[chosen] - mean) / scale, 2)[:, : features.shape[1]]
     return RatingStage(
         attributes=ATTRIBUTES,
         features=samples[0].feature_names,

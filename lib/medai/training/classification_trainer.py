@@ -227,7 +227,7 @@ def rate_views(rater: nn.Module, views: NDArray[np.float32], *, batch_size: int 
     return np.concatenate(answers).astype(np.float64).reshape(len(views), len(ATTRIBUTES), STEPS)
 
 
-MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,))
 """Axes of a batch that are reversed: a nodule's rating does not depend on them, so the mean over them is surer."""
 
 

@@ -57,16 +57,12 @@ def test_a_measurement_beyond_what_was_trained_on_counts_as_the_farthest_that_wa
 
 
 def test_a_nodule_like_one_that_was_trained_on_is_rated_by_it():
-    columns = 2 + len(ATTRIBUTES)
-    centre = (1.0, 0.0, *(3.0,) * len(ATTRIBUTES))
     alike = ((0.5,), *((0.0,),) * (len(ATTRIBUTES) - 1))
-    stage = _stage(centres=(centre,), width=2.0, likeness_weights=alike)
-    assert len(centre) == columns
-    assert _rated(stage, [1.0, 0.0], texture=3.0)[0] == pytest.approx(4.0 + 0.5)
+    at_it = _stage(centres=((1.0, 0.0),), width=2.0, likeness_weights=alike)
+    assert _rated(at_it, [1.0, 0.0])[0] == pytest.approx(4.0 + 0.5)
     # Two widths away: exp(-2).
-    assert _rated(_stage(centres=(centre,), width=0.5, likeness_weights=alike), [0.0, 0.0], texture=3.0)[0] == (
-        pytest.approx(3.0 + 0.5 * np.exp(-2.0))
-    )
+    near_it = _stage(centres=((1.0, 0.0),), width=0.5, likeness_weights=alike)
+    assert _rated(near_it, [0.0, 0.0])[0] == pytest.approx(3.0 + 0.5 * np.exp(-2.0))
 
 
 def test_an_assessment_says_probability_interval_and_kind():
