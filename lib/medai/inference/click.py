@@ -3,8 +3,8 @@
 The rules an annotator can rely on, whatever the network says:
 
 - A foreground click always belongs to the result, and so does the connected region around it.
-- A background click never does. Where the network did not take it away by itself, what lies nearer to it than to any
-  foreground click is cut off.
+- A background click never does. Where the network did not take it away by itself, a ball around it is cut out, and with
+  it what then no longer hangs together with a foreground click.
 - Another foreground click only adds: the result is the union of the answers to the first click, the first two, and
   so on, each in a patch around its latest click. Nodules far apart in one segment each get their own patch.
 - Nothing outside ``roi`` is ever in the result.

@@ -16,6 +16,9 @@ Index = tuple[int, int, int]
 MAX_CLICKS = 100
 """Each foreground click is one run of the network: more is a mistake of a program, not an annotator's work."""
 
+SEVERING = 1.5
+"""Radius of what a background click takes away, over how deep in the mask it lies."""
+
 
 def checked(clicks: Sequence[Sequence[int]], kind: str, volume: Volume, allowed: IndexBox | None) -> list[Index]:
     """Clicks as voxel indices.
@@ -87,15 +90,23 @@ def cut_away(
     spacing_mm: Sequence[float],
     radius_mm: float,
 ) -> NDArray[np.bool_]:
-    """Remove a background click and, where it was in the mask, everything nearer to it than to a foreground click."""
+    """Remove a background click, and where it was in the mask a ball about as thick as the mask is there.
+
+    A click on a vessel so severs it, and what it led to is no longer connected to a foreground click; a click at the
+    nodule's rim only takes a little of the rim away. The ball ends halfway to the nearest foreground click.
+    """
+    from scipy import ndimage
+
     at_click = ball(click, box, spacing_mm, radius_mm)
     if not np.any(mask & at_click):
         return mask
-    to_click = distance_mm(click, box, spacing_mm)
-    nearest = np.min([distance_mm(other, box, spacing_mm) for other in foreground], axis=0)
     remaining = mask & ~at_click
     if mask[within(click, box)].any():
-        remaining &= nearest <= to_click
+        depth_mm = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+        reach_mm = SEVERING * float(depth_mm[within(click, box)].max()) + radius_mm
+        offsets_mm = np.subtract(np.asarray(foreground), click) * np.asarray(spacing_mm)
+        halfway_mm = float(np.min(np.linalg.norm(offsets_mm, axis=1))) / 2
+        remaining &= distance_mm(click, box, spacing_mm) > min(reach_mm, halfway_mm)
     return remaining
 
 
