@@ -14,7 +14,7 @@ from medai.inference.evaluate_click import Outliner
 from medai.registry.cards import WORST_CASES, CardGroups
 from medai.workflows.classification_report import ClassificationConfig, ClassificationReport, RatedScore
 from medai.workflows.evaluate_classification import Assessor, evaluate_classification
-from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known
+from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known, silent
 from medai.workflows.nodule_folder import FolderNodule, load_nodule, read_nodule_folder
 from medai.workflows.worst_cases import WorstCase, draw_worst_cases
 
@@ -25,7 +25,7 @@ def measure_classification(
     outliner: Outliner | None,
     card_folder: Path,
     *,
-    tell: Tell = lambda words: None,
+    tell: Tell = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Measure a classifier on the held-back patients of a folder, and draw where it is most wrong.
@@ -43,7 +43,7 @@ def measure_classification(
         classifier,
         outliner,
         ClassificationConfig(seed=EVALUATION_SEED, held_back_only=True),
-        on_progress=lambda done, total: tell(f"Measuring ratings: {done} of {total}"),
+        on_progress=lambda done, total: tell("Rating held-back nodules", done, total),
         should_stop=should_stop,
     )
     shown = report.to_json()

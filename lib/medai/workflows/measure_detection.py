@@ -22,7 +22,7 @@ from medai.workflows.detection_folder import read_detection_case
 from medai.workflows.detection_report import DetectionConfig, DetectionReport
 from medai.workflows.evaluate_detection import Detector, evaluate_detection
 from medai.workflows.luna16 import read_detection_folder
-from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known
+from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known, silent
 from medai.workflows.worst_cases import WorstCase, draw_worst_cases
 
 SHOWN_RATES = ("0.125", "1", "4")
@@ -53,7 +53,7 @@ def measure_detection(
     *,
     model: Mapping[str, Any],
     marks_file: Path,
-    tell: Tell = lambda words: None,
+    tell: Tell = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Measure a detector on a folder of held-back cases, and draw what it misses.
@@ -73,7 +73,7 @@ def measure_detection(
         DetectionConfig(seed=EVALUATION_SEED),
         model=model,
         marks_file=marks_file,
-        on_progress=lambda done, total, scan: tell(f"Measuring detection: {done} of {total} scans"),
+        on_progress=lambda done, total, scan: tell("Looking at held-back scans", done, total),
         should_stop=should_stop,
     )
     shown = report.to_json()

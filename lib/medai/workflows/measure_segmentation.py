@@ -14,7 +14,7 @@ from medai.geometry import IndexBox
 from medai.inference.evaluate_click import Outliner
 from medai.registry.cards import WORST_CASES
 from medai.workflows.evaluate_segmentation import evaluate_segmentation
-from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known
+from medai.workflows.measured_model import EVALUATION_SEED, Measured, Tell, figure, groups_of, known, silent
 from medai.workflows.nodule_folder import FolderNodule, load_nodule, read_nodule_folder
 from medai.workflows.segmentation_report import NoduleScore, SegmentationConfig, SegmentationReport
 from medai.workflows.worst_cases import WorstCase, draw_worst_cases
@@ -35,7 +35,7 @@ def measure_segmentation(
     segmenter: Outliner,
     card_folder: Path,
     *,
-    tell: Tell = lambda words: None,
+    tell: Tell = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Measure a click network on the held-back patients of a folder, and draw where it is worst.
@@ -51,7 +51,7 @@ def measure_segmentation(
     for name, place, clicks in TRIALS:
 
         def on_progress(done: int, total: int, name: str = name) -> None:
-            tell(f"Measuring {name}: {done} of {total}")
+            tell(f"Measuring {name}", done, total)
 
         config = SegmentationConfig(place=place, clicks=clicks, seed=EVALUATION_SEED, held_back_only=True)
         reports.append(

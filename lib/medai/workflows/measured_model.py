@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from medai.registry.cards import CardFigure, CardGroups
 
-Tell = Callable[[str], None]
-"""Told in words what is being done."""
+
+class Tell(Protocol):
+    """Told what is being done."""
+
+    def __call__(self, words: str, done: int | None = None, total: int | None = None) -> None:
+        """In words and, where it is known, in parts done and in all."""
+        ...
+
+
+def silent(words: str, done: int | None = None, total: int | None = None) -> None:
+    """Tells nobody."""
+
 
 EVALUATION_SEED = 1
 """Places the clicks and draws the bootstrap of every card's figures, as ``medai evaluate`` does by default."""

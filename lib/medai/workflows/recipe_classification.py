@@ -65,7 +65,8 @@ class ClassificationRecipe:
         config = classification_config(options)
 
         def told(progress: ClassificationProgress) -> None:
-            on_step(StarterStep(words=progress.describe(), done=progress.done, total=progress.total))
+            words = progress.stage if progress.loss is None else progress.describe()
+            on_step(StarterStep(words=words.capitalize(), done=progress.done, total=progress.total))
 
         trained = train_starter_classification(
             data,
@@ -98,7 +99,7 @@ class ClassificationRecipe:
             classifier,
             ClickSegmenter(load_engine(click.weights_path, device=device)),
             card_folder,
-            tell=lambda words: on_step(StarterStep(words=words)),
+            tell=lambda words, done=None, total=None: on_step(StarterStep(words=words, done=done, total=total)),
             should_stop=should_stop,
         )
 

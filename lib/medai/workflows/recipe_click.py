@@ -81,7 +81,7 @@ class ClickRecipe:
             data / NODULES,
             segmenter,
             card_folder,
-            tell=lambda words: on_step(StarterStep(words=words)),
+            tell=lambda words, done=None, total=None: on_step(StarterStep(words=words, done=done, total=total)),
             should_stop=should_stop,
         )
 

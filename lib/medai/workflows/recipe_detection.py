@@ -91,7 +91,7 @@ class DetectionRecipe:
             real_data=data,
             held_back=True,
             on_progress=lambda done, total: on_step(
-                StarterStep(words=f"Making held-back scans: {done} of {total}", done=done, total=total)
+                StarterStep(words="Making held-back scans", done=done, total=total)
             ),
             should_stop=should_stop,
         )
@@ -101,7 +101,7 @@ class DetectionRecipe:
             card_folder,
             model={"task": DETECTION_TASK, "weights_sha256": digest},
             marks_file=card_folder / WORK_FOLDER / f"marks-{digest[:12]}.csv",
-            tell=lambda words: on_step(StarterStep(words=words)),
+            tell=lambda words, done=None, total=None: on_step(StarterStep(words=words, done=done, total=total)),
             should_stop=should_stop,
         )
 

@@ -31,6 +31,7 @@ from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig, family_of
 from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy
+from medai.workflows.models import convert_ahead
 from medai.workflows.training_runs import RetrainProgress, Stage, TrainingRun, training_run
 
 __all__ = ["CLICK_TASK", "EpochFigures", "RetrainConfig", "RetrainProgress", "RetrainReport", "retrain"]
@@ -148,6 +149,7 @@ def retrain(
         serving = champion
         if verdict.publish:
             steps.enter("publish")
+            convert_ahead(challenger_path, device=config.device)
             card = _card(champion, examples, config)
             serving = registry.publish(family.task, challenger_path, card, verdict, judged_against=champion.version_id)
 

@@ -60,7 +60,8 @@ class FakeNetwork:
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     starter = tmp_path / "starters" / CLICK_TASK
     starter.mkdir(parents=True)
     (starter / "weights.safetensors").write_text("0.7")

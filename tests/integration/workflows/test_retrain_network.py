@@ -44,15 +44,17 @@ def study(tmp_path, rng):
 
 
 @pytest.fixture
-def registry(tmp_path):
+def registry(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     import torch
 
     from medai.networks.checkpoint import save_checkpoint
     from medai.networks.factory import build_network, network_tensors
 
-    network = {"channels_in": 3, "channels_out": 1, "channels": [2, 4], "blocks": [1, 1]}
+    network = {"channels_in": 5, "channels_out": 2, "channels": [2, 4], "blocks": [1, 1]}
     config = {"network": "residual_unet", "network_options": network}
-    config |= {"task": CLICK_TASK, "patch_shape": [48, 48, 48], "spacing_mm": 0.75}
+    config |= {"task": CLICK_TASK, "patch_shape": [32, 32, 32], "spacing_mm": 0.9}
+    config |= {"fill": 0.55, "finest_mm": 0.5, "coarsest_mm": 2.4}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         tensors = network_tensors(build_network(config))
@@ -62,13 +64,18 @@ def registry(tmp_path):
     return ModelRegistry(tmp_path / "models", starter_folder=starter.parent)
 
 
-def test_the_whole_trip_with_a_real_network(study, registry):
+def test_the_whole_trip_with_a_real_network(study, registry, tmp_path):
     seen = []
     config = RetrainConfig(epochs=1, device="cpu")
     report = retrain(study, registry, config, on_progress=seen.append, should_stop=lambda: False)
     champion = registry.champion(CLICK_TASK)
     assert report.published == (report.challenger_score > report.champion_score + PromotionRules().margin)
     assert (champion.version_id == STARTER) == (not report.published)
+    # A published network is converted before it is asked for.
+    converted = list((tmp_path / "state" / "medai" / "engines").glob("*/model.xml"))
+    assert [path.parent.name[:24] for path in converted] == (
+        [champion.card["weights_sha256"][:24]] if report.published else []
+    )
     losses = [step.loss for step in seen if step.stage == "train"]
     assert losses[:2] == [None, None]  # the stage, and the weights the training starts from
     assert all(loss is not None and math.isfinite(loss) for loss in losses[2:])
