@@ -19,6 +19,7 @@ from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.evaluation.calibration import ReliabilityBins
 from medai.evaluation.surface import surface_distance
 from medai.inference.evaluate_click import ClickTrial, Outliner, case_generator, outline_by_clicks
+from medai.training.classification_fit import kind_of_texture
 from medai.training.dataset import is_validation_patient
 from medai.workflows.nodule_folder import FolderNodule, load_nodule, read_nodule_folder
 from medai.workflows.segmentation_report import DOUBTFUL, NoduleScore, SegmentationConfig, SegmentationReport
@@ -107,9 +108,7 @@ def texture_of_rating(rating: float | None) -> NoduleKind | None:
     """The attenuation type of LIDC's texture rating: 1 and 2 non-solid, 3 part-solid, 4 and 5 solid; None elsewhere."""
     if rating is None or not 1 <= rating <= 5:
         return None
-    if rating < 2.5:
-        return NoduleKind.NON_SOLID
-    return NoduleKind.PART_SOLID if rating < 3.5 else NoduleKind.SOLID
+    return kind_of_texture(rating)
 
 
 def _chosen(nodules: Sequence[FolderNodule], config: SegmentationConfig, data: Path) -> list[FolderNodule]:

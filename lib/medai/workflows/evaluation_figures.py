@@ -166,10 +166,11 @@ def draw_classification(report: ClassificationReport, png: Path, page: Path) -> 
     """ROC of malignancy beside that of size alone, its calibration, the probabilities, and the attributes."""
     figures = report.to_json()
     figure, axes = _figure(2, 2)
-    for name, colour, points in roc_curves(report):
+    curves = roc_curves(report)
+    for name, colour, points in curves:
         axes[0].plot([x for x, _ in points], [y for _, y in points], color=colour, label=name)
     axes[0].plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
-    if figures["auc"] is not None:
+    if curves:
         axes[0].legend(loc="lower right", fontsize=8)
     _label(
         axes[0],
