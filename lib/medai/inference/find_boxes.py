@@ -119,7 +119,7 @@ class BoxFinder:
                 raise CancelledByUserError("Looking for nodules was stopped; nothing was kept.")
             parts.append(self._in_window(copy, core))
             on_progress(done / len(cores))
-        kept = suppressed(ScoredBoxes.join(parts), most_overlap=self._config.most_overlap, most=3 * self._config.most)
+        kept = suppressed(ScoredBoxes.join(parts), most_overlap=self._config.most_overlap, most=2 * self._config.most)
         return [*itertools.islice(self._near_lung(kept, copy), self._config.most)]
 
     def _cores(self, shape: Sequence[int]) -> Iterator[IndexBox]:
@@ -143,7 +143,13 @@ class BoxFinder:
         i, j, k = seen.shape_ijk
         image[:i, :j, :k] = self._windowed(copy.image_hu[seen.slices])
         answer = self._engine.run(image[None, None])[0]
-        found = decode_heads(answer, shape, self._anchors, least_logit=self._config.least_logit)
+        found = decode_heads(
+            answer,
+            shape,
+            self._anchors,
+            least_logit=self._config.least_logit,
+            most_a_level=2 * self._config.most,
+        )
         offset = np.asarray(seen.start_ijk, dtype=np.float32)
         boxes = found.boxes + np.tile(offset, 2)
         middle = (boxes[:, :3] + boxes[:, 3:]) / 2

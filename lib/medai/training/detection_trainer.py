@@ -64,7 +64,7 @@ class DetectionTrainingConfig:
     spacing_ras_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     patches: PatchConfig = field(default_factory=PatchConfig)
-    steps: int = 4000
+    steps: int = 2500
     batch_size: int = 6
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2

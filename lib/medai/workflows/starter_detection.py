@@ -72,7 +72,7 @@ class StarterDetectionConfig:
         seed: of the first scan.
     """
 
-    cases: int = 150
+    cases: int = 120
     calibration_cases: int = 20
     finder: DetectionTrainingConfig = field(default_factory=DetectionTrainingConfig)
     mined_after: float = 0.65
