@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medai.errors import InputError
 from medai.inference.click import ClickSegmenter
 from medai.networks.engine import load_engine
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport
@@ -65,11 +64,14 @@ class ClickRecipe:
         result = train_starter_click(
             data, folder, config, start_from=options.start_from, on_epoch=told, resume=options.resume
         )
-        start = "the starter" if options.start_from else "scratch"
+        start = "other weights" if options.start_from else "scratch"
         return TrainedStarter(
             weights_path=result.checkpoint_path,
             config=json.loads(json.dumps(asdict(config))),
-            how=f"{config.epochs} epochs of {config.iterations_per_epoch} batches of {config.batch_size} from {start}.",
+            how=(
+                f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
+                f"{config.batch_size} from {start}."
+            ),
         )
 
     def measure(
@@ -87,18 +89,7 @@ class ClickRecipe:
 
 
 def click_config(options: StarterOptions) -> ClickTrainingConfig:
-    """The recorded configuration with what was asked to differ.
-
-    Raises:
-        InputError: an ensemble is asked for and the network has none.
-    """
-    changes: dict[str, Any] = {"device": options.device}
-    if options.epochs is not None:
-        changes["epochs"] = options.epochs
-    if options.seed is not None:
-        changes["seed"] = options.seed
-    if options.members is not None:
-        if "members" not in ClickTrainingConfig.__dataclass_fields__:
-            raise InputError("--members: this network is trained alone.")
-        changes["members"] = options.members
-    return replace(STARTER_TRAINING, **changes)
+    """The recorded configuration with what was asked to differ."""
+    asked: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "members": options.members}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    return replace(STARTER_TRAINING, device=options.device, **changes)
