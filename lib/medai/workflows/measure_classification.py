@@ -101,7 +101,12 @@ def _failures(folder: Path, report: ClassificationReport, card_folder: Path, tel
             describe_contrasts(
                 [_features(listed[score.case_id], score) for score in worst],
                 [_features(listed[score.case_id], score) for score in others],
-                units={"diameter": "mm", "slice distance": "mm"},
+                units={
+                    "diameter": "mm",
+                    "diameter of those voted malignant": "mm",
+                    "diameter of those voted benign": "mm",
+                    "slice distance": "mm",
+                },
             )
         ),
         **drawn,
@@ -123,10 +128,13 @@ def _features(nodule: FolderNodule, score: RatedScore) -> Features:
     """What is known of a nodule that may make it hard."""
     case = load_nodule(nodule)
     rated = {name: value for name, value in score.voted.items() if name != MALIGNANCY}
+    vote = "malignant" if score.malignant else "benign"
     return {
         "diameter": score.diameter_mm,
+        # A large nodule is taken for malignant and a small one for benign: over all of them that cancels out.
+        f"diameter of those voted {vote}": score.diameter_mm,
         "kind": str(score.kind) if score.kind else None,
-        "readers' vote": "malignant" if score.malignant else "benign",
+        "readers' vote": vote,
         "slice distance": case.volume.geometry.spacing_mm[2],
         **{f"{name} (rated)": value for name, value in rated.items()},
     }
