@@ -25,6 +25,11 @@ from medai.workflows.classify_case import NoduleAssessor
 
 logger = logging.getLogger(__name__)
 
+CLICK_BUDGET_S = 0.35
+"""A click is answered within half a second through HTTP: what the outline leaves of this may go to the rating."""
+FIRST_RATING_S = 0.15
+"""What a rating is taken to need before one was timed."""
+LEAST_RATING_S = 0.05
 RATED_MARGIN_MM = 30.0
 """What a rating looks at beside a nodule, at most."""
 
@@ -36,6 +41,7 @@ class NoduleClickTask(MedaiInferTask):
         scans: decoded scans.
         model: gives the present version and the model, at each request.
         classifier: gives what rates the nodule, None where it is not there (yet).
+        budget_s: a nodule is rated where the answer is still given within so many seconds.
     """
 
     lane = Lane.CLICK
@@ -45,6 +51,8 @@ class NoduleClickTask(MedaiInferTask):
         scans: ScanSource,
         model: Callable[[], tuple[str, ClickModel]],
         classifier: Callable[[], NoduleAssessor | None] = lambda: None,
+        *,
+        budget_s: float = CLICK_BUDGET_S,
     ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
@@ -55,6 +63,8 @@ class NoduleClickTask(MedaiInferTask):
         self._scans = scans
         self._model = model
         self._classifier = classifier
+        self._budget_s = budget_s
+        self._rating_s = FIRST_RATING_S
 
     def answer(self, request: InferRequest) -> InferReply:
         """Segment around the clicks and answer on the whole scan's grid."""
@@ -89,7 +99,7 @@ class NoduleClickTask(MedaiInferTask):
         inferred = time.perf_counter()
         payload, extension = encode_label_map(_painted(geometry, result, name), request.params)
         encoded = time.perf_counter()
-        told = self._clicked_nodule(volume, geometry, result, frame)
+        told = self._clicked_nodule(volume, geometry, result, frame, left_s=self._budget_s - (encoded - started))
         done = time.perf_counter()
         logger.info(
             "nodule_click %s on %s: %d+%d clicks, %.0f ms",
@@ -110,21 +120,34 @@ class NoduleClickTask(MedaiInferTask):
         return InferReply(params=params, payload=payload, extension=extension)
 
     def _clicked_nodule(
-        self, volume: Volume, geometry: VolumeGeometry, result: ClickOutcome, frame: IndexFrame
+        self, volume: Volume, geometry: VolumeGeometry, result: ClickOutcome, frame: IndexFrame, *, left_s: float
     ) -> dict[str, Any]:
         """What is said of the nodule; ``volume`` may be the scan's first slices, ``geometry`` is all of its grid."""
         if not result.mask.any():
             return {"nodules": [], "centroids": {}}
         probability = float(result.probability[result.mask].mean())
         nodule = nodule_from_mask(volume, result.box, result.mask, probability=probability)
-        classifier = self._classifier()
-        if classifier is not None and _is_surrounded(nodule, volume.geometry, geometry):
-            try:
-                nodule = assessed(nodule, classifier.assess(volume, nodule.box, nodule.mask))
-            except MedaiError as error:
-                # The outline is what was asked for.
-                logger.warning("The clicked nodule is not rated: %s", error)
+        if self._rating_s > left_s:
+            # Slow while the machine was busy: a little less is expected each time, until one is tried again.
+            self._rating_s = max(LEAST_RATING_S, 0.9 * self._rating_s)
+        elif _is_surrounded(nodule, volume.geometry, geometry):
+            nodule = self._rated(volume, nodule)
         return {"nodules": [nodule_row(nodule, 1)], "centroids": {"1": centre_ijk(nodule, frame)}}
+
+    def _rated(self, volume: Volume, nodule: Nodule) -> Nodule:
+        """The nodule with its rating; without one where there is no classifier or it refuses."""
+        classifier = self._classifier()
+        if classifier is None:
+            return nodule
+        begun = time.perf_counter()
+        try:
+            return assessed(nodule, classifier.assess(volume, nodule.box, nodule.mask))
+        except MedaiError as error:
+            # The outline is what was asked for.
+            logger.warning("The clicked nodule is not rated: %s", error)
+            return nodule
+        finally:
+            self._rating_s = 0.5 * (self._rating_s + time.perf_counter() - begun)
 
 
 def _slices_needed(geometry: VolumeGeometry, clicks_ijk: Sequence[tuple[int, int, int]], reach_mm: float) -> int:

@@ -87,7 +87,9 @@ def test_every_task_answers_in_the_clients_words(client, server, scans, task: st
     values = sorted(answer["label_names"].values())
     assert values == list(range(1, len(values) + 1))
     assert set(np.unique(label_map.labels)) <= {0, *values}
-    for row in answer.get("nodules", []):
+    # A click that is late on a busy machine is not made later by a rating.
+    rated = [row for row in answer.get("nodules", []) if task != "nodule_click" or "assessment" in row]
+    for row in rated:
         assert 0 < row["assessment"]["malignancy"]["probability"] < 1
         assert row["assessment"]["malignancy"]["low"] <= row["assessment"]["malignancy"]["high"]
     if task in ("nodule_segmentation", "nodule_classification"):
