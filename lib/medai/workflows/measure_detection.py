@@ -226,7 +226,7 @@ def _worst_case(case: DetectionCase, found: FoundNodule) -> WorstCase:
 
 def _ball(volume: Volume, nodule: TrueNodule) -> NDArray[np.bool_]:
     """A ball of the nodule's diameter."""
-    index = np.stack(np.indices(volume.geometry.shape_ijk), axis=-1)
-    points = volume.geometry.ijk_to_ras(index.reshape(-1, 3))
+    index = np.indices(volume.geometry.shape_ijk).reshape(3, -1).T
+    points = volume.geometry.ijk_to_ras(index)
     inside = np.linalg.norm(points - np.asarray(nodule.centre_ras_mm), axis=1) <= nodule.diameter_mm / 2
     return np.asarray(inside.reshape(volume.geometry.shape_ijk), dtype=bool)

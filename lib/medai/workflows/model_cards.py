@@ -105,6 +105,7 @@ def _version(registry: ModelRegistry, task: str, version_id: str) -> ModelVersio
 def _summary(registry: ModelRegistry, task: str) -> ModelSummary:
     versions = tuple(version.version_id for version in registry.versions(task))
     version_id = ""
+    figure: CardFigure | None
     try:
         version = registry.champion(task)
         version_id = version.version_id

@@ -28,7 +28,7 @@ from medai.workflows.starter_detection import StarterDetectionConfig, train_star
 
 STEPS_AN_EPOCH = 100
 """The detector counts steps; ``--epochs`` counts hundreds of them."""
-HELD_BACK_SCANS = 60
+HELD_BACK_SCANS = 36
 """Scans the card's figures are of."""
 
 

@@ -43,7 +43,7 @@ CROP_COPIES = 2
 CUBE_COPIES = 4
 """The cubes are few but show nodules with all their surroundings, which the crops do not."""
 FIRST_PHANTOM_SEED = 1012
-PHANTOMS = 24
+PHANTOMS = 12
 """Real part-solid and non-solid nodules are too few to learn from; phantoms have them, with all their surroundings."""
 SUBSOLID_COPIES = 2
 
