@@ -96,7 +96,7 @@ def test_the_card_belongs_to_the_weights_and_says_where_they_come_from():
     assert card["weights_sha256"] == weights_digest(STARTER / "weights.safetensors")
     assert card["data"]["licence"] == "CC BY 3.0"
     assert "LIDC-IDRI" in card["data"]["attribution"]
-    assert (STARTER / "weights.safetensors").stat().st_size < 4_000_000
+    assert (STARTER / "weights.safetensors").stat().st_size < 6_000_000  # a few MB: it travels in the package
 
 
 def outlined(segmenter, case, foreground, background):
