@@ -5,8 +5,9 @@ The rules an annotator can rely on, whatever the network says:
 - A foreground click always belongs to the result, and so does the connected region around it.
 - A background click never does. Where the network did not take it away by itself, a ball around it is cut out, and with
   it what then no longer hangs together with a foreground click.
-- Another foreground click only adds: the result is the union of the answers to the first click, the first two, and
-  so on, each in a patch around its latest click. Nodules far apart in one segment each get their own patch.
+- Another foreground click only adds. Nodules far apart in one segment each get their own patch.
+- A click changes what is near it: the farther from it, the more of the answer before it is kept. So correcting one side
+  of a nodule does not spoil the other, and several answers smooth each other.
 - Nothing outside ``roi`` is ever in the result.
 
 A click is looked at twice: first around the click to see what is there and how large it is, then around the nodule at
@@ -30,8 +31,9 @@ from numpy.typing import NDArray
 from medai.domain import Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
+from medai.inference.click_answers import Answer, joined
 from medai.inference.click_looks import Clicks, LookRules, Region, look, patch_around
-from medai.inference.click_rules import Index, check_together, checked, within
+from medai.inference.click_rules import Index, check_together, checked
 from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
 
@@ -53,6 +55,7 @@ class ClickConfig:
         max_passes: first looks, each coarser than the one before, and second looks, each around the outline before.
         views: mirrored views averaged in the second look, 1 to 8.
         border_voxels: a region this near the patch's rim (in patch voxels) has filled it, and is looked at coarser.
+        influence: how far a further click reaches (standard deviation), over the longest side of its answer.
         refit_ratio: the second look is repeated where the nodule turns out larger or smaller by this factor.
         threshold: probability from which a voxel belongs to the nodule.
         least_probability: where the network hardly believes in the click, the threshold falls to half the probability
@@ -69,6 +72,7 @@ class ClickConfig:
     max_passes: int = 3
     views: int = 8
     border_voxels: float = 1.5
+    influence: float = 0.5
     refit_ratio: float = 1.35
     threshold: float = 0.5
     least_probability: float = 0.05
@@ -192,18 +196,28 @@ class ClickSegmenter:
         check_together(foreground, background)
         seconds = {"resample": 0.0, "network": 0.0}
         regions: list[Region] = []
+        answer: Answer | None = None
         for count in range(1, len(foreground) + 1):
-            clicks = Clicks(foreground=tuple(foreground[:count]), background=tuple(background), allowed=allowed)
+            clicks = Clicks(foreground=tuple(foreground[:count]), background=(), allowed=allowed)
             regions.append(self._answer(volume, clicks, regions, seconds))
-        box, mask, probability = _united(regions)
-        for click in foreground:
-            mask[within(click, box)] = True
+            answer = self._joined(answer, regions[-1], clicks, foreground[count - 1])
+        looked_at = [region.looked_at for region in regions]  # a corrected answer reads no more than the one before
+        for count in range(1, len(background) + 1 if answer is not None else 1):
+            clicks = Clicks(foreground=tuple(foreground), background=tuple(background[:count]), allowed=allowed)
+            region = self._corrected(volume, clicks, regions, seconds)
+            if region is not None:
+                answer = self._joined(answer, region, clicks, background[count - 1])
+        box, mask, probability = (
+            (answer.box, answer.mask, answer.probability)
+            if answer is not None
+            else (_surrounding([]), np.zeros((0, 0, 0), dtype=bool), np.zeros((0, 0, 0), dtype=np.float32))
+        )
         seconds["total"] = time.perf_counter() - started
         return ClickResult(
             box=box,
             mask=mask,
             probability=probability,
-            looked_at=_surrounding([region.looked_at for region in regions]),
+            looked_at=_surrounding(looked_at),
             uncertainty=_uncertainty(mask, probability),
             seconds=seconds,
         )
@@ -229,6 +243,31 @@ class ClickSegmenter:
         if found is not None and not self._believes(region) and self._believes(found):
             region = found
         return dataclasses.replace(region, looked_at=looked_at)
+
+    def _corrected(
+        self, volume: Volume, clicks: Clicks, regions: list[Region], seconds: dict[str, float]
+    ) -> Region | None:
+        """A new answer in the latest patch that holds the latest background click, or None where none does.
+
+        Nothing beyond the patches belongs to the answer, so that a click there has nothing to take away.
+        """
+        for number in reversed(range(len(regions))):
+            grid = regions[number].grid
+            at = grid.to_patch([clicks.background[-1]])[0]
+            if np.all(at > -0.5) and np.all(at < np.asarray(grid.shape) - 0.5):
+                rules, views = self._config.rules, self._config.views
+                regions[number] = look(self._engine, volume, grid, clicks, rules, views=views, seconds=seconds)
+                return regions[number]
+        return None
+
+    def _joined(self, before: Answer | None, region: Region, clicks: Clicks, click: Index) -> Answer:
+        """The answer after one more click."""
+        if before is None:
+            mask = region.mask.copy()
+            return Answer(box=region.box, mask=mask, probability=region.probability, threshold=region.threshold)
+        rules, spacing_mm = self._config.rules, region.grid.geometry.spacing_mm
+        reach_mm = max(self._config.influence * region.extent_mm, rules.click_radius_mm)
+        return joined(before, region, clicks, click, reach_mm=reach_mm, rules=rules, spacing_mm=spacing_mm)
 
     def _first_looks(self, volume: Volume, clicks: Clicks, seconds: dict[str, float]) -> Region:
         """What is at the click: at the usual spacing, and coarser while it fills its patch or nothing is believed."""
@@ -269,18 +308,6 @@ class ClickSegmenter:
     def _believes(self, region: Region) -> bool:
         """True where the network takes the click for part of a nodule."""
         return region.at_click >= self._config.threshold
-
-
-def _united(regions: Sequence[Region]) -> tuple[IndexBox, NDArray[np.bool_], NDArray[np.float32]]:
-    """The union of regions, in the smallest box that holds what they looked at."""
-    box = _surrounding([region.box for region in regions])
-    mask = np.zeros(box.shape_ijk, dtype=bool)
-    probability = np.zeros(box.shape_ijk, dtype=np.float32)
-    for region in regions:
-        part = region.box.shift([-n for n in box.start_ijk]).slices
-        mask[part] |= region.mask
-        probability[part] = np.maximum(probability[part], region.probability)
-    return box, mask, probability
 
 
 def _surrounding(boxes: Sequence[IndexBox]) -> IndexBox:

@@ -43,7 +43,8 @@ class LookRules:
 class Region:
     """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click.
 
-    ``looked_at`` is the part of the scan that was read for it, patches that were passed over included.
+    ``looked_at`` is the part of the scan that was read for it, patches that were passed over included; ``threshold``
+    the probability from which a voxel belongs to the mask.
     """
 
     grid: PatchGrid
@@ -53,6 +54,7 @@ class Region:
     at_click: float
     looked_at: IndexBox
     fills: bool
+    threshold: float
 
     @property
     def filled(self) -> IndexBox | None:
@@ -143,6 +145,7 @@ def _kept(grid: PatchGrid, patch_probability: NDArray[np.float32], clicks: Click
         at_click=at_click,
         looked_at=grid.read_box,
         fills=filled is not None and _fills(grid, filled, rules.border_voxels),
+        threshold=threshold,
     )
 
 
