@@ -52,11 +52,12 @@ class ClassificationRecipe:
             },
             limits=(
                 "Readers' suspicion, not pathology: how likely readers call it suspicious, not that it is cancer.",
-                "Readers agree little on malignancy (ICC 0.48; quadratically weighted kappa of two readers 0.47), and their "
-                "vote takes the lowest of equally frequent ratings: 2, 3, 4 and 5 make it benign. Simulated readers of the "
-                "same spread let a perfect knowledge of their common opinion reach an AUC of about 0.94 against such a vote.",
-                "The interval is where the mean rating of another three or four readers is expected nine times in ten; it "
-                "is wide because readers differ.",
+                "Readers agree little on malignancy (ICC 0.48; quadratically weighted kappa of two readers 0.47), and "
+                "their vote takes the lowest of equally frequent ratings: 2, 3, 4 and 5 make it benign. Simulated "
+                "readers of the same spread let a perfect knowledge of their common opinion reach an AUC of about "
+                "0.94 against such a vote.",
+                "The interval is where the mean rating of another three or four readers is expected nine times in "
+                "ten; it is wide because readers differ.",
                 "The crops end at the nodule's first and last slice: nothing above or below was seen in training.",
                 "The kind comes from few part-solid and non-solid nodules.",
                 "For annotation, with a person judging every nodule; not for diagnosis.",
