@@ -53,10 +53,11 @@ class BrightPlaceEngine:
     def run(self, batch):
         self.shapes.append(batch.shape[2:])
         i, j, k = (n // 2 for n in batch.shape[2:])
-        cells = batch[0, 0].reshape(i, 2, j, 2, k, 2).mean(axis=(1, 3, 5))
-        answer = np.zeros((1, 7, i * j * k), np.float32)
+        voxels = batch[0, 0].reshape(i, 2, j, 2, k, 2)
         # Beyond the scan a window holds the middle of the range, 0: a trained network marks nothing there.
-        answer[0, 0] = np.where((cells.ravel() > -0.75) & (cells.ravel() != 0), 10 * cells.ravel(), -20)
+        cells = np.where((voxels == 0).any(axis=(1, 3, 5)), -1.0, voxels.mean(axis=(1, 3, 5)))
+        answer = np.zeros((1, 7, i * j * k), np.float32)
+        answer[0, 0] = np.where(cells.ravel() > -0.75, 10 * cells.ravel(), -20)
         # The anchor of a cell lies at its second voxel, the cell's middle half a voxel before.
         answer[0, 1:4] = -0.5 / 6
         return answer
