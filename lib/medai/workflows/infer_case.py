@@ -5,13 +5,14 @@ Reading, the model that answers and writing are joined here; each is a line.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medai.domain import LabelMap, Nodule, Prediction, Segment, Volume
-from medai.errors import InputError
+from medai.errors import InputError, ModelError
 from medai.geometry import IndexBox
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 CLICK_TASK = "nodule_click"
 DETECTION_TASK = "nodule_detection"
+CLASSIFICATION_TASK = "nodule_classification"
+
+_log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -170,16 +174,27 @@ def load_pipeline(registry: Registry, *, device: str = "auto", cache_folder: Pat
         device: see ``medai.networks.engine.load_engine``.
         cache_folder: where converted networks are kept; None converts at every load.
     """
+    from medai.inference.classify import NoduleClassifier
     from medai.inference.click import ClickSegmenter
     from medai.inference.detect import load_detector
     from medai.inference.scan import ScanPipeline
     from medai.networks.engine import load_engine
 
     detection, click = registry.champion(DETECTION_TASK), registry.champion(CLICK_TASK)
+    versions = {DETECTION_TASK: detection.version_id, CLICK_TASK: click.version_id}
+    classifier = None
+    try:
+        rating = registry.champion(CLASSIFICATION_TASK)
+        engine = load_engine(rating.weights_path, device=device, cache_folder=cache_folder)
+        classifier = NoduleClassifier.of_checkpoint(engine)
+        versions[CLASSIFICATION_TASK] = rating.version_id
+    except ModelError as error:
+        _log.warning("Nodules are not rated: %s", error)
     return ScanPipeline(
         load_detector(detection.weights_path, device=device, cache_folder=cache_folder),
         ClickSegmenter(load_engine(click.weights_path, device=device, cache_folder=cache_folder)),
-        model_versions={DETECTION_TASK: detection.version_id, CLICK_TASK: click.version_id},
+        classifier=classifier,
+        model_versions=versions,
     )
 
 
@@ -204,6 +219,8 @@ def _written(prediction: Prediction, out: Path | None) -> LabelMap:
 
 def _nodule_json(nodule: Nodule, segment: Segment) -> dict[str, Any]:
     """What is known of a nodule, JSON-ready."""
+    rated = nodule.assessment
+    malignancy = None if rated is None else rated.malignancy
     return {
         "segment": segment.name,
         "value": segment.value,
@@ -213,4 +230,7 @@ def _nodule_json(nodule: Nodule, segment: Segment) -> dict[str, Any]:
         "kind": str(nodule.kind),
         "side": nodule.side,
         "probability": round(nodule.probability, 4),
+        "malignancy": None if malignancy is None else round(malignancy.value, 4),
+        "malignancy_interval": None if malignancy is None else [round(malignancy.low, 4), round(malignancy.high, 4)],
+        "ratings": {} if rated is None else {name: round(value, 2) for name, value in rated.ratings.items()},
     }

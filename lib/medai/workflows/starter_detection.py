@@ -80,7 +80,7 @@ class StarterDetectionConfig:
     judge: CandidateTrainingConfig = field(default_factory=lambda: CandidateTrainingConfig(steps=1500))
     variants: int = 8
     most_negatives: int = 80
-    scan_specificity: float = 0.85
+    scan_specificity: float = 0.8
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

@@ -63,7 +63,11 @@ def test_a_whole_crop_from_file_to_file(scan, registry, tmp_path):
     assert min(nearest) < 2
     written = read_label_map(out)
     assert list(written.label_names) == [n["segment"] for n in outcome.to_json()["nodules"]]
-    assert set(outcome.to_json()["model_versions"]) == {"nodule_click", "nodule_detection"}
+    assert set(outcome.to_json()["model_versions"]) == {
+        "nodule_click",
+        "nodule_detection",
+        "nodule_classification",
+    }
     assert all(nodule.side == "" for nodule in outcome.prediction.nodules)
 
 
