@@ -21,9 +21,10 @@ def registry(tmp_path):
     from medai.workflows.starter_detection import write_detector
 
     starters = tmp_path / "starters"
-    network = {"channels_in": 3, "channels_out": 1, "channels": [2, 4], "blocks": [1, 1]}
+    network = {"channels_in": 5, "channels_out": 2, "channels": [2, 4], "blocks": [1, 1]}
     config = {"network": "residual_unet", "network_options": network}
-    config |= {"task": "nodule_click", "patch_shape": [48, 48, 48], "spacing_mm": 0.75}
+    second_look = {"fill": 0.55, "finest_mm": 0.5, "coarsest_mm": 2.4}
+    config |= {"task": "nodule_click", "patch_shape": [32, 32, 32], "spacing_mm": 0.9, **second_look}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         click, detection = build_network(config), build_network({"network": "candidate_network"}).eval()
