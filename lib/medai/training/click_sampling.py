@@ -31,7 +31,12 @@ class SamplingConfig:
         shift_spread: standard deviation of the second look's middle along an axis, over the nodule's longest side.
         coarse_zoom: upper end of the first look's spacing over ``spacing_mm`` for nodules of ``coarse_extent_mm`` or
             more, which inference looks at in coarser patches.
+        coarsest_zoom: the same for nodules too large for a first look at ``coarse_zoom``.
         coarse_extent_mm: length of the longest side of a nodule's box.
+        enlarged_fraction: share of the patches of nodules of ``enlarged_from_mm`` or more that are shown as if they were
+            larger, up to ``largest_mm``: the data hold no masses, and a network that has seen none leaves them empty.
+        enlarged_from_mm: length of the longest side.
+        largest_mm: length of the longest side.
         careful_fraction: share of first clicks near the innermost voxel, the others lie anywhere in the nodule.
         offset_voxels: farthest the first click lies from a first look's middle along an axis, in half of the patches.
         cut_fraction: share of patches cut off above or below, as at the end of a scan.
@@ -48,12 +53,16 @@ class SamplingConfig:
     spacing_mm: float = 0.9
     fill: float = 0.55
     finest_mm: float = 0.5
-    coarsest_mm: float = 2.4
+    coarsest_mm: float = 3.6
     second_look_fraction: float = 0.65
     zoom_spread: float = 0.15
     shift_spread: float = 0.07
     coarse_zoom: float = 2.0
+    coarsest_zoom: float = 4.0
     coarse_extent_mm: float = 14.0
+    enlarged_fraction: float = 0.3
+    enlarged_from_mm: float = 10.0
+    largest_mm: float = 80.0
     careful_fraction: float = 0.6
     offset_voxels: int = 5
     cut_fraction: float = 0.08
@@ -72,6 +81,7 @@ class SamplingConfig:
             second_look_fraction=1.0,
             zoom_spread=0.0,
             shift_spread=0.0,
+            enlarged_fraction=0.0,
             careful_fraction=1.0,
             cut_fraction=0.0,
             thick_fraction=0.0,
@@ -122,7 +132,11 @@ def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generat
 
     chosen = first_click(case, rng, careful=bool(rng.random() < config.careful_fraction))
     image, masks, spacing_mm, click = _thickened(case, chosen, config, rng)
-    view = _view(masks[0], spacing_mm, click, config, rng)
+    box = IndexBox.of_mask(np.asarray(masks[0], dtype=np.float32) > 0)
+    if box is None:
+        raise InputError("A case whose mask is empty cannot be looked at.")
+    spacing_mm = spacing_mm * _enlargement(float(np.max(np.multiply(box.shape_ijk, spacing_mm))), config, rng)
+    view = _view(box, spacing_mm, click, config, rng)
     shape = np.asarray(config.patch_shape)
     matrix = _random_turn(config, rng) * view.spacing_mm / spacing_mm[:, None]
     reach = np.ceil(np.abs(matrix) @ shape / 2).astype(int) + 2
@@ -159,17 +173,21 @@ def second_look_spacing(extent_mm: float, config: SamplingConfig) -> float:
     return float(min(max(wanted, config.finest_mm), config.coarsest_mm))
 
 
+def _enlargement(extent_mm: float, config: SamplingConfig, rng: np.random.Generator) -> float:
+    """By how much a nodule is shown larger than it is: 1 for most."""
+    if rng.random() >= config.enlarged_fraction or not config.enlarged_from_mm <= extent_mm < config.largest_mm:
+        return 1.0
+    return float(np.exp(rng.uniform(0.0, np.log(config.largest_mm / extent_mm))))
+
+
 def _view(
-    mask: NDArray[np.generic],
+    box: IndexBox,
     spacing_mm: NDArray[np.float64],
     click: NDArray[np.float64],
     config: SamplingConfig,
     rng: np.random.Generator,
 ) -> _View:
-    """Choose a first or a second look."""
-    box = IndexBox.of_mask(np.asarray(mask, dtype=np.float32) > 0)
-    if box is None:
-        raise InputError("A case whose mask is empty cannot be looked at.")
+    """Choose a first or a second look at the nodule in a box."""
     extent_mm = float(np.max(np.multiply(box.shape_ijk, spacing_mm)))
     spread = float(np.exp(config.zoom_spread * rng.standard_normal()))
     if rng.random() < config.second_look_fraction:
@@ -178,7 +196,10 @@ def _view(
         moved = rng.normal(0.0, config.shift_spread, 3) * max(extent_mm, 6.0) / spacing_mm
         half = (np.asarray(config.patch_shape) / 2 - 2) * spacing / spacing_mm
         return _View(spacing_mm=spacing, middle=np.clip(centre + moved, click - half, click + half))
-    highest = config.coarse_zoom if extent_mm >= config.coarse_extent_mm else 1.0
+    highest = 1.0
+    if extent_mm >= config.coarse_extent_mm:
+        seen_mm = config.coarse_zoom * config.spacing_mm * min(config.patch_shape)
+        highest = config.coarsest_zoom if extent_mm > 0.8 * seen_mm else config.coarse_zoom
     spacing = config.spacing_mm * spread * float(np.exp(rng.uniform(0.0, np.log(highest))))
     off = rng.integers(-config.offset_voxels, config.offset_voxels + 1, 3) * int(rng.random() < 0.5)
     return _View(spacing_mm=spacing, middle=click - off * spacing / spacing_mm)

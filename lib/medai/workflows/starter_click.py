@@ -25,7 +25,7 @@ from medai.training.reader_masks import contour_database, with_readers, with_uni
 _log = logging.getLogger(__name__)
 
 STARTER_TRAINING = ClickTrainingConfig(
-    epochs=64,
+    epochs=50,
     iterations_per_epoch=100,
     batch_size=8,
     learning_rate=3e-3,
@@ -35,6 +35,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
     keep="last",
+    members=2,
 )
 """The share of ``replay_fraction`` goes to the phantoms."""
 

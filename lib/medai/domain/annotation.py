@@ -1,0 +1,81 @@
+"""One submitted label with its history: who outlined what, from which proposal, and how much had to be corrected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ReviewState(StrEnum):
+    """What a reviewer says of a label; the words of 3D Slicer's MONAILabelReviewer."""
+
+    OPEN = ""
+    APPROVED = "approved"
+    FLAGGED = "flagged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correction:
+    """How much of a proposal an annotator changed.
+
+    Attributes:
+        dice: of the submitted and the proposed label, all nodules together, 0–1; 1 where both are empty.
+        added_path_length_mm: length of the outline that had to be drawn anew, slice by slice.
+        volume_change_ml: submitted less proposed.
+        nodules_added: submitted nodules that no proposal overlaps.
+        nodules_removed: proposed nodules that no submitted one overlaps.
+    """
+
+    dice: float
+    added_path_length_mm: float
+    volume_change_ml: float
+    nodules_added: int
+    nodules_removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """A submitted label; it is kept for good and never changed but for review and quarantine.
+
+    Attributes:
+        annotation_id: unique in the study, sorts by time of submission.
+        case_id: the scan.
+        tag: MONAI Label's tag it was submitted under; ``final`` is the accepted one.
+        annotator: who, as authenticated or as the client says; "" where nobody said.
+        submitted_at_s: seconds since 1970.
+        seconds_spent: between handing the case out and submission; None where that is not known.
+        proposal_model: the model whose answer was corrected; None without one.
+        proposal_version: its version.
+        file_name: of the kept copy, below the study's folder of annotations.
+        sha256: of that file.
+        nodules: segments in it.
+        volume_ml: of all of them.
+        correction: against the proposal; None without one.
+        review: what a reviewer said.
+        review_by: who said it.
+        quarantine_reason: why it is kept from training until somebody looks; "" where nothing is wrong with it.
+        is_current: True for the latest accepted label of its case.
+    """
+
+    annotation_id: str
+    case_id: str
+    tag: str
+    annotator: str
+    submitted_at_s: float
+    seconds_spent: float | None
+    proposal_model: str | None
+    proposal_version: str | None
+    file_name: str
+    sha256: str
+    nodules: int
+    volume_ml: float
+    correction: Correction | None
+    review: ReviewState = ReviewState.OPEN
+    review_by: str = ""
+    quarantine_reason: str = ""
+    is_current: bool = True
+
+    @property
+    def trains(self) -> bool:
+        """Whether a training may learn from it."""
+        return self.is_current and not self.quarantine_reason and self.review is not ReviewState.FLAGGED
