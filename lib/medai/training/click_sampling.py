@@ -33,8 +33,9 @@ class SamplingConfig:
             more, which inference looks at in coarser patches.
         coarsest_zoom: the same for nodules too large for a first look at ``coarse_zoom``.
         coarse_extent_mm: length of the longest side of a nodule's box.
-        enlarged_fraction: share of the patches of nodules of ``enlarged_from_mm`` or more that are shown as if they were
-            larger, up to ``largest_mm``: the data hold no masses, and a network that has seen none leaves them empty.
+        enlarged_fraction: share of the patches of nodules of ``enlarged_from_mm`` or more that are shown as if they
+            were larger, up to ``largest_mm``: the data hold no masses, and a network that has seen none leaves them
+            empty.
         enlarged_from_mm: length of the longest side.
         largest_mm: length of the longest side.
         careful_fraction: share of first clicks near the innermost voxel, the others lie anywhere in the nodule.
