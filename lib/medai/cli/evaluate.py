@@ -44,8 +44,12 @@ HeldBackOption = Annotated[
 def segmentation(
     data: DataOption,
     click: Annotated[
-        str, typer.Option(metavar="PLACE", help="First click: centre (innermost voxel), near (3 mm of it) or anywhere.")
-    ] = "near",
+        str,
+        typer.Option(
+            metavar="PLACE",
+            help="First click: centre (within 3 mm of the innermost voxel), anywhere in the nodule, or innermost.",
+        ),
+    ] = "centre",
     clicks: Annotated[int, typer.Option(min=1, max=50, help="Clicks a nodule; each further one corrects.")] = 1,
     held_back_only: HeldBackOption = False,
     limit: LimitOption = None,

@@ -22,16 +22,16 @@ INNERMOST_MM = 3.0
 
 
 class ClickPlace(StrEnum):
-    """Where in a nodule the first click lies: its innermost voxel, within 3 mm of it, or any of its voxels."""
+    """Where in a nodule the first click lies: within 3 mm of its innermost voxel, any of its voxels, or just there."""
 
     CENTRE = "centre"
-    NEAR = "near"
     ANYWHERE = "anywhere"
+    INNERMOST = "innermost"
 
 
 def first_click(case: ClickCase, rng: np.random.Generator, *, careful: bool) -> tuple[int, int, int]:
     """A voxel of the nodule: within 3 mm of its innermost voxel, or anywhere in it."""
-    return placed_click(case, ClickPlace.NEAR if careful else ClickPlace.ANYWHERE, rng)
+    return placed_click(case, ClickPlace.CENTRE if careful else ClickPlace.ANYWHERE, rng)
 
 
 def placed_click(case: ClickCase, place: ClickPlace, rng: np.random.Generator) -> tuple[int, int, int]:
@@ -40,7 +40,7 @@ def placed_click(case: ClickCase, place: ClickPlace, rng: np.random.Generator) -
     Args:
         case: the nodule.
         place: where; each voxel that fits is as likely as any other.
-        rng: draws it, except at the centre.
+        rng: draws it, except at the innermost voxel.
 
     Raises:
         InputError: the mask is empty.
@@ -53,7 +53,7 @@ def placed_click(case: ClickCase, place: ClickPlace, rng: np.random.Generator) -
     if place is not ClickPlace.ANYWHERE:
         innermost = np.array(innermost_voxel(case.mask[box.slices], spacing_mm))
         off_mm = np.linalg.norm((inside - innermost) * spacing_mm, axis=1)
-        inside = innermost[None] if place is ClickPlace.CENTRE else inside[off_mm <= INNERMOST_MM]
+        inside = innermost[None] if place is ClickPlace.INNERMOST else inside[off_mm <= INNERMOST_MM]
     chosen = inside[int(rng.integers(len(inside)))] + box.start_ijk
     return (int(chosen[0]), int(chosen[1]), int(chosen[2]))
 

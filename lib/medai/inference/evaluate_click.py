@@ -70,7 +70,7 @@ def evaluate_click_model(
         One Dice a case, in the order of the cases.
     """
     segmenter = ClickSegmenter(engine)
-    place = ClickPlace.NEAR if careful else ClickPlace.ANYWHERE
+    place = ClickPlace.CENTRE if careful else ClickPlace.ANYWHERE
     return [
         outline_by_clicks(
             segmenter, case, place=place, clicks=clicks, rng=case_generator(seed, case.case_id)

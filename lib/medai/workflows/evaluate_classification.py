@@ -105,7 +105,7 @@ def score_ratings(
     own = None
     if outliner is not None:
         rng = case_generator(seed, case.case_id)
-        outlined = outline_by_clicks(outliner, case, place=ClickPlace.NEAR, clicks=1, rng=rng).mask
+        outlined = outline_by_clicks(outliner, case, place=ClickPlace.CENTRE, clicks=1, rng=rng).mask
         own = _assessed(classifier, case, outlined) if outlined.any() else None
     return RatedScore(
         case_id=case.case_id,

@@ -20,9 +20,9 @@ from medai.workflows.segmentation_report import NoduleScore, SegmentationConfig,
 from medai.workflows.worst_cases import WorstCase, draw_worst_cases
 
 TRIALS = (
-    ("Dice, one click within 3 mm of the innermost point", ClickPlace.NEAR, 1),
+    ("Dice, one click within 3 mm of the innermost point", ClickPlace.CENTRE, 1),
     ("Dice, one click anywhere in the nodule", ClickPlace.ANYWHERE, 1),
-    ("Dice, three clicks", ClickPlace.NEAR, 3),
+    ("Dice, three clicks", ClickPlace.CENTRE, 3),
 )
 """The first is the one that subgroups and failures are of."""
 

@@ -39,12 +39,14 @@ class ClickRecipe:
                 "name": "LIDC-IDRI: 763 nodule crops of 418 patients and 75 cubes; phantoms for rare kinds",
                 "licence": LIDC_LICENCE,
                 "attribution": LIDC_ATTRIBUTION,
-                "truth": "majority of up to four readers; training weighs each voxel by the readers who mark it",
+                "truth": "the voxels that any of three to four readers marks; training also learns the share of readers "
+                "who do",
                 "split": SPLIT_WORDS,
             },
             limits=(
                 "The crops end at the nodule's first and last slice, which makes them easier than a whole scan.",
-                "Nodules of 3–30 mm. Masses, consolidations and other lesions were not in the data.",
+                "Nodules of 3–30 mm. Masses were not in the data: nodules shown larger than they are stand for them. "
+                "Consolidations and other lesions were not seen at all.",
                 "For annotation, with a person checking every outline; not for diagnosis.",
             ),
         )

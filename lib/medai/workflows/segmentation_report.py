@@ -39,7 +39,7 @@ class SegmentationConfig:
         limit: at most so many nodules, the first of the folder; None for all.
     """
 
-    place: ClickPlace = ClickPlace.NEAR
+    place: ClickPlace = ClickPlace.CENTRE
     clicks: int = 1
     seed: int = 1
     held_back_only: bool = False

@@ -266,7 +266,7 @@ def own_outline(weights_path: Path | None = None) -> Outline:
     segmenter = ClickSegmenter(load_engine(path, device="cpu"))
 
     def outline(case: ClickCase, rng: np.random.Generator) -> NDArray[np.bool_] | None:
-        mask = outline_by_clicks(segmenter, case, place=ClickPlace.NEAR, clicks=1, rng=rng).mask
+        mask = outline_by_clicks(segmenter, case, place=ClickPlace.CENTRE, clicks=1, rng=rng).mask
         return mask if mask.any() else None
 
     return outline

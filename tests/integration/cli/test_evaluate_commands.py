@@ -96,7 +96,7 @@ def test_anyones_marks_by_the_lists_alone(tmp_path: Path) -> None:
     [
         (("segmentation", "--data", "/no/such/folder"), "/no/such/folder"),
         (("segmentation", "--data", GOLDEN), "no folder images/"),
-        (("segmentation", "--data", GOLDEN, "--click", "beside"), "centre, near, anywhere"),
+        (("segmentation", "--data", GOLDEN, "--click", "beside"), "centre, anywhere, innermost"),
         (("segmentation", "--data", GOLDEN, "--json", "/no/such/folder/x.json"), "Could not write"),
         (("segmentation", "--data", GOLDEN, "--weights", "/no/x.safetensors"), "no weights at"),
         (("detection", "--data", "/no/such/folder"), "/no/such/folder"),

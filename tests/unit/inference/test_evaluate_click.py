@@ -23,7 +23,7 @@ def block_case(case_id: str = "c") -> ClickCase:
 
 
 def test_clicks_go_to_the_innermost_voxel_and_then_to_the_largest_mistake(rng):
-    trial = outline_by_clicks(BoxClicks(), block_case(), place=ClickPlace.CENTRE, clicks=3, rng=rng)
+    trial = outline_by_clicks(BoxClicks(), block_case(), place=ClickPlace.INNERMOST, clicks=3, rng=rng)
     # The first takes 8–12 along i, the second 13–17 of what is left, the third the first corner of the last column.
     assert trial.foreground_ijk == ((10, 10, 6), (15, 10, 6), (18, 8, 4))
     assert trial.background_ijk == ()
@@ -35,7 +35,7 @@ def test_nothing_is_clicked_where_nothing_is_wrong(rng):
     case = block_case()
     case.mask[:] = False
     case.mask[10:15, 8:13, 4:9] = True
-    trial = outline_by_clicks(BoxClicks(), case, place=ClickPlace.CENTRE, clicks=5, rng=rng)
+    trial = outline_by_clicks(BoxClicks(), case, place=ClickPlace.INNERMOST, clicks=5, rng=rng)
     assert trial.dice_after == (1.0,)
     assert len(trial.foreground_ijk) == 1
 
@@ -50,7 +50,7 @@ def test_what_is_too_much_is_clicked_as_background(rng):
     assert not trial.mask[trial.background_ijk[0]]
 
 
-@pytest.mark.parametrize("place", [ClickPlace.NEAR, ClickPlace.ANYWHERE])
+@pytest.mark.parametrize("place", [ClickPlace.CENTRE, ClickPlace.ANYWHERE])
 def test_a_case_is_clicked_alike_whichever_cases_are_judged_with_it(place):
     clicks = [
         outline_by_clicks(BoxClicks(), block_case(), place=place, clicks=2, rng=case_generator(5, "c")).foreground_ijk

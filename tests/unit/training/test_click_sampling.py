@@ -60,7 +60,9 @@ def test_image_and_target_stay_together_under_every_variation(rng):
 
 
 def test_first_looks_are_around_the_click_at_about_one_spacing(rng):
-    config = SamplingConfig(second_look_fraction=0.0, zoom_spread=0.0, offset_voxels=0, thick_fraction=0.0)
+    config = SamplingConfig(
+        second_look_fraction=0.0, zoom_spread=0.0, offset_voxels=0, thick_fraction=0.0, enlarged_fraction=0.0
+    )
     small = [sample_patch(case(radius_mm=4.0), config, rng) for _ in range(10)]
     assert {patch.spacing_mm for patch in small} == {0.9}
     assert all(np.allclose(patch.click, 15.5) for patch in small)
@@ -71,11 +73,30 @@ def test_first_looks_are_around_the_click_at_about_one_spacing(rng):
 
 
 def test_second_looks_fit_the_nodule(rng):
-    config = replace(SamplingConfig(), second_look_fraction=1.0, zoom_spread=0.0, thick_fraction=0.0)
+    config = SamplingConfig(second_look_fraction=1.0, zoom_spread=0.0, thick_fraction=0.0, enlarged_fraction=0.0)
     spacings = [sample_patch(case(radius_mm=radius), config, rng).spacing_mm for radius in (2.5, 9.0)]
     assert spacings[0] == config.finest_mm
     assert spacings[1] == pytest.approx(second_look_spacing(18.0, config), rel=0.08)
     assert second_look_spacing(400.0, config) == config.coarsest_mm
+
+
+def test_larger_nodules_are_shown_as_masses_and_small_ones_are_not(rng):
+    config = replace(PLAIN, enlarged_fraction=1.0)
+    masses = [sample_patch(case(radius_mm=9.0), config, rng) for _ in range(15)]
+    extents_mm = [(np.ptp(np.argwhere(patch.target > 0.5), axis=0).max() + 1) * patch.spacing_mm for patch in masses]
+    assert min(extents_mm) >= 15.0
+    assert max(extents_mm) > 45.0
+    assert max(extents_mm) <= config.largest_mm * 1.1
+    small = sample_patch(case(radius_mm=4.0), config, np.random.default_rng(5))
+    as_it_is = sample_patch(case(radius_mm=4.0), replace(config, enlarged_fraction=0.0), np.random.default_rng(5))
+    np.testing.assert_array_equal(small.target, as_it_is.target)
+
+
+def test_first_looks_at_masses_are_coarser_still(rng):
+    config = SamplingConfig(second_look_fraction=0.0, zoom_spread=0.0, thick_fraction=0.0, enlarged_fraction=1.0)
+    spacings = [sample_patch(case(radius_mm=9.5), config, rng).spacing_mm for _ in range(40)]
+    assert max(spacings) > 2.0
+    assert max(spacings) <= config.spacing_mm * config.coarsest_zoom
 
 
 def test_the_mean_of_the_readers_goes_with_the_mask(rng):

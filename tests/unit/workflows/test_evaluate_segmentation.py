@@ -46,7 +46,7 @@ def make_folder(folder: Path) -> Path:
 
 
 def evaluate(folder: Path, **settings):
-    return evaluate_segmentation(folder, BoxClicks(), SegmentationConfig(place=ClickPlace.CENTRE, **settings))
+    return evaluate_segmentation(folder, BoxClicks(), SegmentationConfig(place=ClickPlace.INNERMOST, **settings))
 
 
 def test_figures_of_three_nodules(tmp_path: Path) -> None:
