@@ -39,8 +39,8 @@ class ClickRecipe:
                 "name": "LIDC-IDRI: 763 nodule crops of 418 patients and 75 cubes; phantoms for rare kinds",
                 "licence": LIDC_LICENCE,
                 "attribution": LIDC_ATTRIBUTION,
-                "truth": "the voxels that any of three to four readers marks; training also learns the share of readers "
-                "who do",
+                "truth": "the voxels that any of three to four readers marks; training also learns the share of "
+                "readers who do",
                 "split": SPLIT_WORDS,
             },
             limits=(
