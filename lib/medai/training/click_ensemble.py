@@ -52,7 +52,7 @@ def train_click_ensemble(
         )
     results: list[TrainingResult] = []
     for number in range(config.members):
-        epochs_before = number * config.epochs
+        epochs_before = number * config.total_epochs
 
         def tell(report: EpochReport, before: int = epochs_before) -> None:
             on_epoch(replace(report, epoch=report.epoch + before, total_epochs=report.total_epochs * config.members))

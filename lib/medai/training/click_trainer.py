@@ -39,6 +39,9 @@ class ClickTrainingConfig:
 
     Attributes:
         epochs: rounds of training and validation.
+        second_cycle_epochs: further rounds, in which the learning rate falls once more: a second descent finds better
+            weights than a first one of the same length goes on to.
+        second_cycle_rate: where the learning rate starts from then, over ``learning_rate``.
         iterations_per_epoch: batches a round; each is one to four optimiser steps.
         batch_size: patches.
         learning_rate: at its highest, after the warm-up; a cosine brings it down to a hundredth.
@@ -56,6 +59,8 @@ class ClickTrainingConfig:
     """
 
     epochs: int = 6
+    second_cycle_epochs: int = 0
+    second_cycle_rate: float = 0.5
     iterations_per_epoch: int = 25
     batch_size: int = 4
     learning_rate: float = 5e-4
@@ -76,8 +81,15 @@ class ClickTrainingConfig:
                 raise InputError(f"{name} must be 1 or more, it is {getattr(self, name)}.")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be above 0, it is {self.learning_rate}.")
+        if self.second_cycle_epochs < 0:
+            raise InputError(f"second_cycle_epochs must be 0 or more, it is {self.second_cycle_epochs}.")
         if not 0 <= self.replay_fraction < 1:
             raise InputError(f"replay_fraction must be 0 or more and below 1, it is {self.replay_fraction}.")
+
+    @property
+    def total_epochs(self) -> int:
+        """Rounds of both cycles."""
+        return self.epochs + self.second_cycle_epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +199,7 @@ class _ClickTraining:
             self._network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
         self._optimiser.register_step_pre_hook(_drop_broken_gradients)
-        total = config.epochs * config.iterations_per_epoch
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _rate(config.warmup_iterations, total))
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, rate_factor(config))
         self._evaluator = self._make_evaluator(dataset)
         self._trainer = self._make_trainer(dataset)
         self._fine_tuned = start_from is not None
@@ -205,7 +216,7 @@ class _ClickTraining:
             self._restore(state_path)
         elif self._fine_tuned:
             self._validated(epoch=0, train_loss=math.nan)
-        if not self._reports or self._reports[-1].epoch < self._config.epochs:
+        if not self._reports or self._reports[-1].epoch < self._config.total_epochs:
             self._trainer.run()
         if self._best_epoch < 0:
             raise CancelledByUserError("The training was stopped before its first validation: no weights were saved.")
@@ -236,7 +247,7 @@ class _ClickTraining:
         )
         trainer = SupervisedTrainer(
             device=self._device,
-            max_epochs=config.epochs,
+            max_epochs=config.total_epochs,
             train_data_loader=loader,
             network=self._network,
             optimizer=self._optimiser,
@@ -296,7 +307,9 @@ class _ClickTraining:
             raise ModelError(f"The training diverged (loss {loss}): lower learning_rate, {self._config.learning_rate}.")
         self._losses.append(loss)
         self._average.update_parameters(self._network)
-        self._on_iteration(self._trainer.state.iteration / (self._config.epochs * self._config.iterations_per_epoch))
+        self._on_iteration(
+            self._trainer.state.iteration / (self._config.total_epochs * self._config.iterations_per_epoch)
+        )
         if self._should_stop():
             self._stopped = True
             self._trainer.terminate()
@@ -322,7 +335,7 @@ class _ClickTraining:
             save_checkpoint(self._folder / BEST_NAME, network_tensors(self._average.module), self._checkpoint_config)
         report = EpochReport(
             epoch=epoch,
-            total_epochs=self._config.epochs,
+            total_epochs=self._config.total_epochs,
             train_loss=train_loss,
             validation_dice=dice,
             best_dice=best,
@@ -412,14 +425,21 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
     return averaged
 
 
-def _rate(warmup: int, total: int) -> Callable[[int], float]:
-    """Learning rate over its highest value at an iteration."""
+def rate_factor(config: ClickTrainingConfig) -> Callable[[int], float]:
+    """From an iteration to the learning rate over its highest one: up in a line, down by a cosine, down once more."""
+    first, second = (n * config.iterations_per_epoch for n in (config.epochs, config.second_cycle_epochs))
 
     def factor(iteration: int) -> float:
-        rising = min(1.0, (iteration + 1) / max(1, warmup))
-        return rising * max(0.01, 0.5 * (1.0 + math.cos(math.pi * min(1.0, iteration / max(1, total)))))
+        if iteration >= first and second:
+            return config.second_cycle_rate * _cosine((iteration - first) / second)
+        return min(1.0, (iteration + 1) / max(1, config.warmup_iterations)) * _cosine(iteration / max(1, first))
 
     return factor
+
+
+def _cosine(done: float) -> float:
+    """From 1 to a hundredth as ``done`` goes from 0 to 1."""
+    return max(0.01, 0.5 * (1.0 + math.cos(math.pi * min(1.0, done))))
 
 
 def _weighted(dataset: ClickDataset, replay_fraction: float) -> tuple[list[Any], list[float]]:

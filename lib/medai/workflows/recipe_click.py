@@ -56,7 +56,7 @@ class ClickRecipe:
     ) -> TrainedStarter:
         """Train by ``STARTER_TRAINING``."""
         config = click_config(options)
-        on_step(StarterStep(words="Reading the nodules", total=config.epochs))
+        on_step(StarterStep(words="Reading the nodules", total=config.total_epochs))
 
         def told(report: EpochReport) -> None:
             words = f"Epoch {report.epoch} of {report.total_epochs}, loss {report.train_loss:.3f}, "
@@ -71,8 +71,8 @@ class ClickRecipe:
             weights_path=result.checkpoint_path,
             config=json.loads(json.dumps(asdict(config))),
             how=(
-                f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
-                f"{config.batch_size} from {start}."
+                f"{config.members} network(s), each {config.total_epochs} epochs of {config.iterations_per_epoch} "
+                f"batches of {config.batch_size} from {start}."
             ),
         )
 
