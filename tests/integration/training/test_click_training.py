@@ -1,6 +1,7 @@
 """Training the click network for real, on tiny patches: it learns, stops, resumes, and keeps the best."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_a_second_cycle_goes_down_once_more():
     assert rates[299] == pytest.approx(0.01)
     assert rates[300] == pytest.approx(config.second_cycle_rate)
     assert rates[499] == pytest.approx(0.01 * config.second_cycle_rate)
-    assert all(later <= earlier for earlier, later in zip(rates[300:], rates[301:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(rates[300:]))
 
 
 def test_both_cycles_are_trained(dataset, start, tmp_path):
