@@ -38,7 +38,7 @@ COSTAL_CLOSING_MM = 30.0
 MEDIASTINUM_MM = 50.0
 """Nearer than this to the other lung the wide closing is not applied: it would take in the heart and the hilum."""
 AIRWAY_WALL_MM = 3.0
-_SLICES_A_CHUNK = 8
+_SLICES_A_CHUNK = 16
 
 _Mask = NDArray[np.bool_]
 

@@ -3,8 +3,8 @@
 Lungs and candidates are found on copies of 1–3 mm, which are many times smaller than the scan. Because such a copy
 keeps the scan's axes (only spacing and origin change), three small matrix products do the work of a general resampler
 at the speed of BLAS, whatever the memory layout of the scan and without ever holding it in float32 whole. A new sample
-depends on a few neighbours alone, so that the matrices are nearly all zero away from their diagonal: they are multiplied
-in bands of a few rows with the columns these use.
+depends on a few old ones, so that the matrices are nearly all zero: they are multiplied in bands, a few rows with the
+columns that these use.
 """
 
 from __future__ import annotations
