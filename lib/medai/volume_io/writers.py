@@ -104,10 +104,7 @@ _WRITERS: dict[str, Callable[[Path, NDArray[np.generic], VolumeGeometry], None]]
 def _compact_labels(label_map: LabelMap) -> NDArray[Any]:
     """The labels as Fortran-ordered uint8 or uint16."""
     labels = np.asarray(label_map.labels)
-    named = max([0, *(segment.value for segment in label_map.segments)])
-    if labels.dtype == np.uint8 and labels.flags.f_contiguous and named <= np.iinfo(np.uint8).max:
-        return labels  # as a click is answered; looking for the largest label would take as long as compressing all
-    largest = max(int(labels.max()), named)
+    largest = max([int(labels.max()), *(segment.value for segment in label_map.segments)])
     if largest > np.iinfo(np.uint16).max or (labels.dtype.kind != "u" and int(labels.min()) < 0):
         raise InputError(f"A label map holds values from 0 to 65535, this one goes from {labels.min()} to {largest}.")
     dtype = np.dtype(np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16)
