@@ -32,7 +32,7 @@ from medai.domain import Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
 from medai.inference.click_answers import Answer, joined
-from medai.inference.click_looks import Clicks, LookRules, Region, look, patch_around
+from medai.inference.click_looks import FLIPS, Clicks, LookRules, Region, look, patch_around
 from medai.inference.click_rules import Index, check_together, checked
 from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
@@ -118,6 +118,7 @@ class ClickConfig:
             fill=float(config["fill"]),
             finest_mm=float(config["finest_mm"]),
             coarsest_mm=float(config["coarsest_mm"]),
+            views=_views(config),
         )
         return dataclasses.replace(found, threshold=float(config.get("threshold", found.threshold)))
 
@@ -308,6 +309,16 @@ class ClickSegmenter:
     def _believes(self, region: Region) -> bool:
         """True where the network takes the click for part of a nodule."""
         return region.at_click >= self._config.threshold
+
+
+def _views(config: Mapping[str, Any]) -> int:
+    """Mirrored views of the second look: fewer where several networks answer, so that a click costs no more.
+
+    An even number, because those of ``FLIPS`` are balanced.
+    """
+    if config.get("network") != "ensemble":
+        return len(FLIPS)
+    return max(2, len(FLIPS) // max(1, int(config["network_options"]["count"])))
 
 
 def _surrounding(boxes: Sequence[IndexBox]) -> IndexBox:

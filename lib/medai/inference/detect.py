@@ -302,12 +302,12 @@ def most_probable_apart(candidates: list[Candidate], same_within: float) -> list
     Returns:
         The remaining ones, most probable first.
     """
-    kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (-c.probability, c.centre_ras_mm)):
-        if all(
-            np.linalg.norm(np.subtract(candidate.centre_ras_mm, other.centre_ras_mm))
-            > same_within * max(candidate.diameter_mm, other.diameter_mm)
-            for other in kept
-        ):
-            kept.append(candidate)
-    return kept
+    ordered = sorted(candidates, key=lambda c: (-c.probability, c.centre_ras_mm))
+    centres_mm = np.array([c.centre_ras_mm for c in ordered]).reshape(-1, 3)
+    diameters_mm = np.array([c.diameter_mm for c in ordered])
+    kept: list[int] = []
+    for n in range(len(ordered)):
+        apart_mm = np.linalg.norm(centres_mm[kept] - centres_mm[n], axis=1)
+        if np.all(apart_mm > same_within * np.maximum(diameters_mm[kept], diameters_mm[n])):
+            kept.append(n)
+    return [ordered[n] for n in kept]

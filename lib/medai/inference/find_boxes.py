@@ -159,7 +159,10 @@ class BoxFinder:
     def _windowed(self, image_hu: NDArray[np.float32]) -> NDArray[np.float32]:
         """HU in the network's range."""
         scaled = window_hu(image_hu, low_hu=self._low_hu, high_hu=self._high_hu)
-        return (scaled + 1) * np.float32((self._high - self._low) / 2) + np.float32(self._low)
+        scaled += np.float32(1)
+        scaled *= np.float32((self._high - self._low) / 2)
+        scaled += np.float32(self._low)
+        return scaled
 
     def _near_lung(self, found: ScoredBoxes, copy: LungCopy) -> Iterator[FoundBox]:
         """What lies in or at the lungs, in the patient."""

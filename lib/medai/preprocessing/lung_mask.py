@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
+from medai.preprocessing.reach import within_reach
 from medai.preprocessing.resampling import coarse_geometry, resample_to_grid
 from medai.preprocessing.turning import turn_to_ras
 
@@ -37,6 +38,7 @@ COSTAL_CLOSING_MM = 30.0
 MEDIASTINUM_MM = 50.0
 """Nearer than this to the other lung the wide closing is not applied: it would take in the heart and the hilum."""
 AIRWAY_WALL_MM = 3.0
+_SLICES_A_CHUNK = 16
 
 _Mask = NDArray[np.bool_]
 
@@ -100,7 +102,13 @@ def lungs_on(lungs: LungMask, geometry: VolumeGeometry) -> NDArray[np.bool_]:
         np.clip(np.rint(f + s * np.arange(n)).astype(int), 0, size - 1)
         for f, s, n, size in zip(first, steps, geometry.shape_ijk, lungs.geometry.shape_ijk, strict=True)
     ]
-    return np.asarray(lungs.labels[np.ix_(*index)] > 0)
+    # Slice by slice as they lie in memory: picked in any other order every voxel comes from a cache line of its own.
+    order = sorted(range(3), key=lambda axis: -abs(lungs.labels.strides[axis]))
+    slices, in_slice = lungs.labels.transpose(order), np.ix_(index[order[1]], index[order[2]])
+    inside = np.empty([len(index[axis]) for axis in order], dtype=bool)
+    for number, where in enumerate(index[order[0]]):
+        np.greater(slices[where][in_slice], 0, out=inside[number])
+    return inside.transpose(np.argsort(order))
 
 
 def segment_lungs(volume: Volume) -> LungMask:
@@ -207,7 +215,7 @@ def _airway(image_hu: NDArray[np.float32], air: _Mask, spacing_mm: tuple[float, 
     if box is None:
         return nothing
     near = box.expand([int(np.ceil(AIRWAY_WALL_MM / s)) for s in spacing_mm]).clip(best.shape).slices
-    nothing[near] = ndimage.distance_transform_edt(~best[near], sampling=spacing_mm) <= AIRWAY_WALL_MM
+    nothing[near] = within_reach(best[near], AIRWAY_WALL_MM, spacing_mm)
     return nothing
 
 
@@ -293,10 +301,14 @@ def _split_joined(joined: _Mask, spacing_mm: tuple[float, float, float]) -> NDAr
     """Part lungs that touch in front of or behind the heart: 1 and 2, or None where it is a single lung."""
     from scipy import ndimage
 
-    depth_mm = ndimage.distance_transform_edt(joined, sampling=spacing_mm)
-    total = float(joined.sum())
+    box = IndexBox.of_mask(joined)
+    if box is None:
+        return None
+    where = box.expand((1, 1, 1)).clip(joined.shape).slices
+    lung = joined[where]
+    total = float(lung.sum())
     for cut_mm in (2.6, 4, 5.5, 7, 9, 11, 13, 16):
-        cores, count = ndimage.label(depth_mm > cut_mm)
+        cores, count = ndimage.label(~within_reach(~lung, cut_mm, spacing_mm))
         if count < 2:
             continue
         sizes = np.bincount(cores.ravel(), minlength=count + 1)
@@ -306,14 +318,14 @@ def _split_joined(joined: _Mask, spacing_mm: tuple[float, float, float]) -> NDAr
             continue
         seeds = np.where(cores == first, 1, np.where(cores == second, 2, 0))
         nearest = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
-        return np.where(joined, seeds[tuple(nearest)], 0)
+        parts = np.zeros(joined.shape, dtype=np.int64)
+        parts[where] = np.where(lung, seeds[tuple(nearest)], 0)
+        return parts
     return None
 
 
 def _close_lung(labels: NDArray[np.uint8], value: int, airway: _Mask, spacing_mm: tuple[float, float, float]) -> _Mask:
     """One lung with its vessels, holes and nodules on the pleura, without the other lung and the airway."""
-    from scipy import ndimage
-
     lung: _Mask = np.asarray(labels == value)
     box = IndexBox.of_mask(lung)
     if box is None:
@@ -330,7 +342,7 @@ def _close_lung(labels: NDArray[np.uint8], value: int, airway: _Mask, spacing_mm
     other = np.zeros_like(work)
     other[crop] = (labels > 0)[inside.slices] & (labels != value)[inside.slices]
     if other.any():
-        wide &= ndimage.distance_transform_edt(~other, sampling=spacing_mm) > MEDIASTINUM_MM
+        wide &= ~within_reach(other, MEDIASTINUM_MM, spacing_mm)
     else:
         wide = smooth
     closed = np.zeros_like(lung)
@@ -342,10 +354,8 @@ def _close_lung(labels: NDArray[np.uint8], value: int, airway: _Mask, spacing_mm
 
 def _closed(mask: _Mask, radius_mm: float, spacing_mm: tuple[float, float, float]) -> _Mask:
     """Closing with a ball; the array must have a margin of the radius."""
-    from scipy import ndimage
-
-    grown = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= radius_mm
-    return np.asarray(ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm) | mask
+    grown = within_reach(mask, radius_mm, spacing_mm)
+    return ~within_reach(~grown, radius_mm, spacing_mm) | mask
 
 
 def _aerated(image_hu: NDArray[np.float32], air: _Mask, spacing_mm: tuple[float, float, float]) -> _Mask:
@@ -366,11 +376,17 @@ def _paint(labels: NDArray[np.uint8], mask: _Mask, coarse: VolumeGeometry, fine:
         return
     box = box.expand((2, 2, 2)).clip(mask.shape)
     soft = ndimage.gaussian_filter(mask[box.slices].astype(np.float32), 0.6, mode="nearest")
+    soft = soft.copy(order="F")  # in memory as the labels are
     region = coarse.crop(box)
     corners = fine.ras_to_ijk(coarse.ijk_to_ras(np.array([box.start_ijk, box.stop_ijk]) - 0.5))
     start = np.floor(np.maximum(corners[0] + 0.5, 0)).astype(int)
     stop = np.minimum(np.ceil(corners[1] + 0.5).astype(int), fine.shape_ijk)
     where = IndexBox(start_ijk=tuple(start.tolist()), stop_ijk=tuple(stop.tolist()))
-    target = labels[where.slices]
-    inside = resample_to_grid(soft, region, fine.crop(where)) > 0.5
-    np.copyto(target, np.uint8(value), where=inside & (target == 0))
+    # Some slices at a time: the soft mask of a whole lung on the scan's grid is 70 MB that no cache holds.
+    for begin in range(where.start_ijk[2], where.stop_ijk[2], _SLICES_A_CHUNK):
+        some = where.intersect(
+            IndexBox(start_ijk=(*where.start_ijk[:2], begin), stop_ijk=(*where.stop_ijk[:2], begin + _SLICES_A_CHUNK))
+        )
+        target = labels[some.slices]
+        inside = resample_to_grid(soft, region, fine.crop(some)) > 0.5
+        np.copyto(target, np.uint8(value), where=inside & (target == 0))

@@ -125,7 +125,7 @@ def _density(region: NoduleRegion) -> dict[str, float]:
     from scipy import ndimage
 
     inside = region.image_hu[region.mask].astype(np.float64)
-    depth = ndimage.distance_transform_edt(np.pad(region.mask, 1), sampling=region.spacing_mm)[1:-1, 1:-1, 1:-1]
+    depth = _depth(np.pad(region.mask, 1), region.spacing_mm)[1:-1, 1:-1, 1:-1]
     core = region.image_hu[depth > min(1.5, 0.6 * float(depth.max()))].astype(np.float64)
     if core.size == 0:
         core = inside
@@ -165,8 +165,6 @@ def _density(region: NoduleRegion) -> dict[str, float]:
 
 def _isotropic(region: NoduleRegion) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """Image and mask (0–1) at one spacing along all axes; the mask runs out above and below, the image is repeated."""
-    from scipy import ndimage
-
     extent_mm = np.asarray(region.mask.shape) * region.spacing_mm
     step_mm = max(_STEP_MM, float(extent_mm.max()) / _MOST_STEPS)
     rim = np.array([0.0, 0.0, max(2.0, 2 * region.spacing_mm[2])])
@@ -175,12 +173,32 @@ def _isotropic(region: NoduleRegion) -> tuple[NDArray[np.float32], NDArray[np.fl
         (np.arange(n) * step_mm - r + step_mm / 2) / s - 0.5
         for n, r, s in zip(count, rim, region.spacing_mm, strict=True)
     ]
-    at = np.meshgrid(*axes, indexing="ij")
-    image = ndimage.map_coordinates(region.image_hu, at, order=1, mode="nearest")
-    mask = ndimage.map_coordinates(region.mask.astype(np.float32), at, order=1, mode="grid-constant", cval=0.0)
+    image = _linear(region.image_hu, [np.clip(at, 0, n - 1) for at, n in zip(axes, region.mask.shape, strict=True)])
+    mask = _linear(region.mask, axes)
     # A speck between two samples would vanish.
     mask = mask / max(1e-3, min(1.0, float(mask.max())))
-    return image.astype(np.float32), mask.astype(np.float32), step_mm
+    return image, mask, step_mm
+
+
+def _linear(image: NDArray[np.generic], positions: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Values between voxels, at all combinations of positions along the axes; beyond the image there are zeros."""
+    values = image.astype(np.float64)
+    for axis, at in enumerate(positions):
+        weights = np.maximum(0.0, 1.0 - np.abs(at[:, None] - np.arange(values.shape[axis])))
+        values = np.moveaxis(np.tensordot(weights, values, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _depth(mask: NDArray[np.bool_], spacing_mm: float | Sequence[float]) -> NDArray[np.float64]:
+    """Distance of the mask's voxels to the nearest one outside, 0 there; measured in the mask's box alone."""
+    from scipy import ndimage
+
+    depth = np.zeros(mask.shape)
+    box = IndexBox.of_mask(mask)
+    if box is not None:
+        near = box.expand((1, 1, 1)).clip(mask.shape).slices
+        depth[near] = ndimage.distance_transform_edt(mask[near], sampling=spacing_mm)
+    return depth
 
 
 def _signed_distance_mm(mask: NDArray[np.bool_], step_mm: float) -> NDArray[np.float64]:
@@ -190,7 +208,7 @@ def _signed_distance_mm(mask: NDArray[np.bool_], step_mm: float) -> NDArray[np.f
     if not mask.any():
         return np.full(mask.shape, 99.0)
     outside = ndimage.distance_transform_edt(~mask, sampling=step_mm)
-    within = ndimage.distance_transform_edt(mask, sampling=step_mm)
+    within = _depth(mask, step_mm)
     return np.asarray(outside - within + 0.5 * step_mm * np.where(mask, 1.0, -1.0))
 
 
@@ -221,6 +239,9 @@ def _form(mask: NDArray[np.float32], step_mm: float) -> dict[str, float]:
     from scipy import ndimage
     from skimage.measure import marching_cubes, mesh_surface_area
 
+    box = IndexBox.of_mask(mask)
+    if box is not None:  # what is blurred ends three voxels away
+        mask = mask[box.expand((3, 3, 3)).clip(mask.shape).slices]
     padded = np.pad(ndimage.gaussian_filter(mask, 0.7), 2)
     if padded.max() <= 0.5:
         padded = padded / padded.max()

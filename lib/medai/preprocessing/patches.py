@@ -190,7 +190,14 @@ def _hat_integral(end: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _apply(values: NDArray[np.float32], weights: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Multiply each axis of a volume by its weights, the axis that shrinks most first."""
+    if values.flags.f_contiguous and not values.flags.c_contiguous:
+        return _apply(values.T, weights[::-1]).T  # as it lies in memory, so that nothing is copied into another order
     order = sorted(range(3), key=lambda axis: weights[axis].shape[0] / max(1, weights[axis].shape[1]))
     for axis in order:
-        values = np.moveaxis(np.tensordot(weights[axis], values, axes=(1, axis)), 0, axis)
+        if axis == 2:
+            values = values @ weights[2].T
+        elif axis == 1:
+            values = weights[1] @ values
+        else:
+            values = (weights[0] @ values.reshape(values.shape[0], -1)).reshape(-1, *values.shape[1:])
     return values

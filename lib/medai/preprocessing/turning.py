@@ -34,8 +34,12 @@ class Turn:
 
     def apply(self, image: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """The turned array, contiguous."""
-        turned = image.transpose(self.order)
-        return np.ascontiguousarray(turned[tuple(slice(None, None, -1 if f else 1) for f in self.flips)])
+        turned = image.transpose(self.order)[tuple(slice(None, None, -1 if f else 1) for f in self.flips)]
+        result = np.empty(turned.shape, dtype=turned.dtype)
+        # Plane by plane: two axes fit into the cache, where their order in memory costs little.
+        for number in range(turned.shape[1]):
+            result[:, number] = turned[:, number]
+        return result
 
     def undo(self, image: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """A turned array as it was."""

@@ -17,6 +17,7 @@ from medai.geometry import IndexBox
 
 if TYPE_CHECKING:
     from medai.inference.scan import ScanPipeline
+    from medai.networks.engine import Engine
 
 CLICK_TASK = "nodule_click"
 DETECTION_TASK = "nodule_detection"
@@ -166,13 +167,20 @@ def infer_scan(
     return ScanOutcome(prediction=prediction, label_map=_written(prediction, out))
 
 
-def load_pipeline(registry: Registry, *, device: str = "auto", cache_folder: Path | None = None) -> ScanPipeline:
+def load_pipeline(
+    registry: Registry,
+    *,
+    device: str = "auto",
+    cache_folder: Path | None = None,
+    wrap: Callable[[Engine], Engine] = lambda engine: engine,
+) -> ScanPipeline:
     """The whole-scan pipeline of the present champions.
 
     Args:
         registry: says which weights answer.
         device: see ``medai.networks.engine.load_engine``.
         cache_folder: where converted networks are kept; None converts at every load.
+        wrap: put around each engine, to time it.
     """
     from medai.inference.classify import NoduleClassifier
     from medai.inference.click import ClickSegmenter
@@ -186,13 +194,13 @@ def load_pipeline(registry: Registry, *, device: str = "auto", cache_folder: Pat
     try:
         rating = registry.champion(CLASSIFICATION_TASK)
         engine = load_engine(rating.weights_path, device=device, cache_folder=cache_folder)
-        classifier = NoduleClassifier.of_checkpoint(engine)
+        classifier = NoduleClassifier.of_checkpoint(wrap(engine))
         versions[CLASSIFICATION_TASK] = rating.version_id
     except ModelError as error:
         _log.warning("Nodules are not rated: %s", error)
     return ScanPipeline(
-        load_detector(detection.weights_path, device=device, cache_folder=cache_folder),
-        ClickSegmenter(load_engine(click.weights_path, device=device, cache_folder=cache_folder)),
+        load_detector(detection.weights_path, device=device, cache_folder=cache_folder, wrap=wrap),
+        ClickSegmenter(wrap(load_engine(click.weights_path, device=device, cache_folder=cache_folder))),
         classifier=classifier,
         model_versions=versions,
     )

@@ -1,6 +1,10 @@
+import json
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from medai.cli.bench import app
 from medai.domain import Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
@@ -63,7 +67,20 @@ def test_stages_add_up_and_the_networks_are_part_of_them(scan, registry):
     assert set(figures["stages"]) == {"decode", "lungs", "candidates", "outline", "encode"}
     assert figures["total_s"] == pytest.approx(sum(figures["stages"].values()))
     assert 0 < figures["network_s"] <= figures["stages"]["candidates"] + figures["stages"]["outline"]
+    assert figures["outside_networks_s"] == pytest.approx(figures["total_s"] - figures["network_s"])
+    assert figures["outside_networks_s"] > figures["stages"]["lungs"]
+    assert figures["first_total_s"] > 0
     assert figures["voxels"] == 80 * 66 * 50
+
+
+def test_the_command_writes_the_seconds_in_and_outside_the_networks(scan, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr("medai.workflows.benchmark_scan.open_registry", lambda studies: registry)
+    answer = tmp_path / "figures.json"
+    ran = CliRunner().invoke(app, ["scan", "--image", str(scan), "--json", str(answer)])
+    assert ran.exit_code == 0, ran.output
+    figures = json.loads(answer.read_text())
+    assert {"network_s", "outside_networks_s"} < figures.keys()
+    assert figures["network_s"] + figures["outside_networks_s"] == pytest.approx(figures["total_s"])
 
 
 def test_a_missing_scan_is_named(tmp_path):

@@ -292,6 +292,13 @@ def test_weights_of_another_task_are_refused():
         ClickConfig.of_checkpoint({**CONFIG, "task": "nodule_detection"})
 
 
+@pytest.mark.parametrize(("count", "views"), [(1, 8), (2, 4), (3, 2), (4, 2), (9, 2)])
+def test_an_ensemble_looks_at_fewer_mirrored_views(count, views):
+    ensemble = {"network": "ensemble", "network_options": {"count": count, "member": {}, "channels_in": 5}}
+    assert ClickConfig.of_checkpoint({**CONFIG, **ensemble}).views == views
+    assert ClickConfig.of_checkpoint({**CONFIG, "network": "residual_unet"}).views == len(FLIPS) == 8
+
+
 class KnowsAnEdge(BrightIsNodule):
     """An engine that sees no nodule where a patch is all tissue, as inside a mass."""
 

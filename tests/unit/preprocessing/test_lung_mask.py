@@ -3,7 +3,7 @@ import pytest
 
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.preprocessing.lung_mask import LEFT_LUNG, RIGHT_LUNG, UNKNOWN_SIDE, segment_lungs
+from medai.preprocessing.lung_mask import LEFT_LUNG, RIGHT_LUNG, UNKNOWN_SIDE, LungMask, lungs_on, segment_lungs
 
 CENTRE_RAS_MM = np.array([12.0, -7.0, 40.0])
 LUNGS_MM = {RIGHT_LUNG: (72.0, 0.0, 0.0), LEFT_LUNG: (-70.0, 0.0, -5.0)}
@@ -72,6 +72,18 @@ def test_right_and_left_are_the_patients_own(grid):
     assert (lungs.side_at(right), lungs.side_at(left)) == ("right", "left")
     assert lungs.side_at(CENTRE_RAS_MM + np.array([0, 400, 0])) == ""
     assert lungs.volume_ml["right"] > lungs.volume_ml["left"] > 1000
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_lungs_on_another_grid_are_those_of_the_nearest_voxel(order, rng):
+    geometry = VolumeGeometry(shape_ijk=(20, 23, 14), affine_ijk_to_ras_mm=np.diag([-0.7, 0.8, 2.5, 1.0]))
+    labels = np.array(rng.integers(0, 3, geometry.shape_ijk), dtype=np.uint8, order=order)
+    lungs = LungMask(geometry=geometry, labels=labels, is_plausible=True)
+    target = geometry.crop(IndexBox(start_ijk=(4, 5, 3), stop_ijk=(16, 24, 11))).resampled([1.1, 0.3, 1.3])
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in target.shape_ijk], indexing="ij"), axis=-1)
+    nearest = np.rint(geometry.ras_to_ijk(target.ijk_to_ras(index))).astype(int)
+    i, j, k = np.moveaxis(np.clip(nearest, 0, np.asarray(geometry.shape_ijk) - 1), -1, 0)
+    np.testing.assert_array_equal(lungs_on(lungs, target), labels[i, j, k] > 0)
 
 
 def test_lungs_that_touch_are_parted():

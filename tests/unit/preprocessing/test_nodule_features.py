@@ -48,6 +48,26 @@ def test_a_ball_is_measured_as_one():
     assert all(np.isfinite(list(described.values())))
 
 
+def test_the_numbers_are_those_the_weights_were_trained_on():
+    """Written down before forms and distances were measured in the nodule's box alone: only rounding may differ."""
+    image, mask = _ball(centre=(34.3, 31.4, 14.2))
+    mask[34, 31:44, 13:16] = True
+    described = _described(image, mask, _geometry())
+    expected = {
+        "sphericity": 0.94431837,
+        "elongation": 0.99211435,
+        "radius_variation": 0.06499728,
+        "closed_in": 0.03418593,
+        "log_depth": 1.71667092,
+        "shell_5_mean": -0.64747290,
+        "shell_8_mean": -0.83529663,
+        "edge_gradient": 0.26891367,
+        "touch_largest": 0.04335260,
+        "blob_2_around": 0.02435411,
+    }
+    assert {name: described[name] for name in expected} == pytest.approx(expected, abs=2e-6)
+
+
 def test_a_rough_and_a_calcified_nodule_differ_where_they_should():
     image, mask = _ball()
     round_one = _described(image, mask, _geometry())

@@ -34,6 +34,22 @@ def test_a_linear_image_stays_linear_in_the_patient(turn_deg, order):
     np.testing.assert_allclose(plain[inner], _ramp(target)[inner], atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("spacing_mm", [(0.3, 0.5, 0.9), (3.0, 2.1, 3.0)])
+def test_bands_give_what_the_whole_matrices_give(order, spacing_mm, rng):
+    source = _geometry(shape=(41, 43, 37))
+    target = source.crop(IndexBox(start_ijk=(3, -2, 5), stop_ijk=(39, 40, 44))).resampled(spacing_mm)
+    plain = rng.integers(-1000, 400, source.shape_ijk).astype(np.int16)
+    image = plain.transpose(order).copy().transpose(np.argsort(order))
+    first, step = source.ras_to_ijk(target.origin_ras_mm), np.divide(target.spacing_mm, source.spacing_mm)
+    weights = [
+        axis_weights(source.shape_ijk[a], target.shape_ijk[a], first_index=float(first[a]), step=float(step[a]))
+        for a in range(3)
+    ]
+    expected = np.einsum("ai,bj,ck,ijk->abc", *weights, plain.astype(np.float32), optimize=True)
+    np.testing.assert_allclose(resample_to_grid(image, source, target), expected, atol=1e-3)
+
+
 def test_weights_keep_a_constant_and_average_noise(rng):
     weights = axis_weights(101, 25, first_index=1.5, step=4.0)
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
