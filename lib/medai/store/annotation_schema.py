@@ -152,16 +152,16 @@ def connect(url: str) -> Engine:
             return engine
         # A database on another machine may have closed a connection that lay idle over lunch.
         return create_engine(parsed, pool_pre_ping=True)
+    except (ImportError, NoSuchModuleError) as error:
+        raise InputError(
+            f"There is no driver for the annotation database '{url.partition(':')[0]}': {error}. Install it, such as "
+            "'psycopg[binary]' for postgresql+psycopg."
+        ) from error
     except ArgumentError as error:
         # Without the URL: it may hold a password.
         raise InputError(
             "The address of the annotation database cannot be read. Write it as SQLAlchemy does, such as "
             "postgresql+psycopg://user:password@host/database."
-        ) from error
-    except (ImportError, NoSuchModuleError) as error:
-        raise InputError(
-            f"There is no driver for the annotation database '{url.partition(':')[0]}': {error}. Install it, such as "
-            "'psycopg[binary]' for postgresql+psycopg."
         ) from error
 
 

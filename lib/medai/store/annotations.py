@@ -24,7 +24,6 @@ Layout, below ``.medai``::
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -37,7 +36,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -46,19 +44,21 @@ from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import (
     ABOUT_SUFFIX,
+    FINAL,
     PROPOSAL_SUFFIX,
+    about_of,
     annotation_id_of,
     label_files,
+    link_or_copy,
+    orphan_of,
+    read_about,
     sha256_of_file,
-    time_of_id,
 )
 from medai.store.annotation_schema import AnnotationRow, connect, make_tables, sqlite_url
-from medai.store.atomic import copy_into, plain_json, publish, staged_file, sweep, write_bytes, write_json
+from medai.store.atomic import copy_into, publish, staged_file, sweep, write_bytes, write_json
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
-
-FINAL = "final"
 
 URL_VARIABLE = "MEDAI_ANNOTATIONS_URL"
 """Names another database. A variable of the environment and no option: it holds a password, and a process's options can
@@ -162,7 +162,7 @@ class AnnotationLog:
         with self._lock.hold():
             annotation = self._annotation(submission, extension, sha256_of_file(path))
             about = self._about_path(annotation)
-            write_json(about, _about(annotation, submission))
+            write_json(about, about_of(annotation, submission.info))
             self._keep_proposal(annotation, submission.proposal_folder)
             target = self.path(annotation)
             with staged_file(target) as staged:
@@ -193,7 +193,7 @@ class AnnotationLog:
                 annotation = self._found(annotation_id_of(about_path))
                 try:
                     if annotation is not None and annotation.is_current:
-                        save(annotation, self.path(annotation), _read_about(about_path).get("info", {}))
+                        save(annotation, self.path(annotation), read_about(about_path).get("info", {}))
                         saved += 1
                 except NotFoundError as error:
                     _logger.warning("An interrupted submission stays in the history alone: %s", error)
@@ -341,7 +341,7 @@ class AnnotationLog:
             return
         target = self.folder / annotation.case_id / f"{annotation.annotation_id}{PROPOSAL_SUFFIX}"
         try:
-            shutil.copytree(source, target, copy_function=_link_or_copy)
+            shutil.copytree(source, target, copy_function=link_or_copy)
         except OSError as error:
             # One that is pruned at this moment is a proposal less, not a label less.
             _logger.warning("The proposal of a label was not kept, its correction is not measured: %s", error)
@@ -365,7 +365,7 @@ class AnnotationLog:
                 if annotation_id_of(path) in known:
                     continue
                 about_path = case_folder / f"{annotation_id_of(path)}{ABOUT_SUFFIX}"
-                annotation = _of_orphan(path, _read_about(about_path))
+                annotation = orphan_of(path, read_about(about_path))
                 _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
                 self._insert(annotation, is_measured=False)
 
@@ -413,83 +413,3 @@ class AnnotationLog:
                 f"The history of annotations ({self._engine.url.render_as_string(hide_password=True)}) could not be "
                 f"{done}: {cause}. Check the database and the disk."
             ) from error
-
-
-def _about(annotation: Annotation, submission: Submission) -> dict[str, Any]:
-    known = {name: getattr(annotation, name) for name in _KEPT}
-    about: dict[str, Any] = plain_json({**known, "info": dict(submission.info)})
-    return about
-
-
-_KEPT = (
-    "tag",
-    "annotator",
-    "submitted_at_s",
-    "seconds_spent",
-    "proposal_model",
-    "proposal_version",
-    "sha256",
-    "nodules",
-    "volume_ml",
-    "quarantine_reason",
-)
-
-
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
-
-
-def _of_orphan(path: Path, about: Mapping[str, Any]) -> Annotation:
-    """The annotation of a file without a row; without its about-file little is known but the label itself."""
-    annotation_id = annotation_id_of(path)
-    known = {name: about[name] for name in _KEPT if name in about}
-    if len(known) < len(_KEPT):
-        nodules, volume_ml = _measured(path)
-        known = {
-            "tag": "detection" if path.suffix == ".json" else FINAL,
-            "annotator": "",
-            "submitted_at_s": time_of_id(annotation_id),
-            "seconds_spent": None,
-            "proposal_model": None,
-            "proposal_version": None,
-            "sha256": sha256_of_file(path),
-            "nodules": nodules,
-            "volume_ml": volume_ml,
-            "quarantine_reason": "",
-            **known,
-        }
-    return Annotation(
-        annotation_id=annotation_id,
-        case_id=path.parent.name,
-        file_name=f"{path.parent.name}/{path.name}",
-        correction=None,
-        **known,
-    )
-
-
-def _measured(path: Path) -> tuple[int, float]:
-    """Segments and volume (ml) of a kept label; boxes, and what cannot be read, count as none."""
-    if path.suffix == ".json":
-        return 0, 0.0
-    from medai.volume_io.readers import read_label_map
-
-    try:
-        label_map = read_label_map(path)
-    except MedaiError as error:
-        _logger.warning("A kept label cannot be read: %s", error)
-        return 0, 0.0
-    voxels = int(np.count_nonzero(label_map.labels))
-    return len(label_map.segments), voxels * label_map.geometry.voxel_volume_mm3 / 1000.0
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
