@@ -28,7 +28,19 @@ def postgres_url(folder: Path) -> Iterator[str]:
     run = [*prefix, str(tools / "pg_ctl"), "-D", str(home / "db"), "-w"]
     environment = {**os.environ, "LC_ALL": "C"}
     try:
-        made = [*prefix, str(tools / "initdb"), "-D", str(home / "db"), "-U", "medai", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        made = [
+            *prefix,
+            str(tools / "initdb"),
+            "-D",
+            str(home / "db"),
+            "-U",
+            "medai",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(made, check=True, capture_output=True, cwd=home, env=environment)
         options = f"-c listen_addresses='' -k {home}"
         started = [*run, "-o", options, "-l", str(home / "log"), "start"]

@@ -11,10 +11,11 @@ measures; both work through queues, so that nothing is measured or written twice
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,7 +99,8 @@ class AnnotationRecorder:
             label_names=names,
             segment=next(iter(names)) if proposes is Proposes.SEGMENT else None,
         )
-        self._writer.submit(self._remember, case_id, client_id, part)
+        with contextlib.suppress(RuntimeError):  # the server is closing: the answer matters, its memory does not
+            self._writer.submit(self._remember, case_id, client_id, part)
 
     def submit(self, case_id: str, checked: CheckedLabel, *, annotator: str, client_id: str) -> Annotation:
         """Record a label and put it into the study.
@@ -130,7 +132,8 @@ class AnnotationRecorder:
         with self.log.submitting(submission, checked.path) as annotation:
             self._study.save_label(case_id, checked.path, checked.tag, checked.info)
         if checked.label_map is not None:
-            self._measurer.submit(self._measure, annotation.annotation_id)
+            with contextlib.suppress(RuntimeError):  # the server is closing: it is measured at the next start
+                self._measurer.submit(self._measure, annotation.annotation_id)
         return annotation
 
     def review(self, case_id: str, tag: str, status: Any, by: str) -> None:
@@ -159,8 +162,9 @@ class AnnotationRecorder:
 
     def _proposal(self, case_id: str, client_id: str) -> RememberedProposal | None:
         # Behind every answer that was given before, so that a quick Submit finds it.
-        found: Future[RememberedProposal | None] = self._writer.submit(self._proposals.find, case_id, client_id)
-        return found.result()
+        with contextlib.suppress(RuntimeError):  # the server is closing: everything was written down
+            self._writer.submit(lambda: None).result()
+        return self._proposals.find(case_id, client_id)
 
     def _seconds_spent(self, case_id: str, client_id: str, proposal: RememberedProposal | None) -> float | None:
         own = (r for r in self._reservations.active() if r.case_id == case_id and r.client_id == client_id)
