@@ -116,7 +116,7 @@ def test_an_earlier_reason_stays(open_log, label):
 
 
 def test_an_unknown_label_is_refused_in_words(open_log):
-    with pytest.raises(NotFoundError, match="no annotation '2020'.*medai annotations"):
+    with pytest.raises(NotFoundError, match=r"no annotation '2020'.*medai annotations"):
         open_log().release("2020", "chief")
 
 
@@ -240,7 +240,7 @@ def test_a_newer_form_is_left_alone(tmp_path):
     AnnotationLog(tmp_path).close()
     with sqlite3.connect(tmp_path / ".medai" / "annotations.db") as database:
         database.execute("UPDATE medai_schema SET version = 99")
-    with pytest.raises(StorageError, match="form 99.*Update medai"):
+    with pytest.raises(StorageError, match=r"form 99.*Update medai"):
         AnnotationLog(tmp_path)
 
 
