@@ -58,8 +58,8 @@ def shape_problem(label_map: LabelMap) -> str:
     return ""
 
 
-def place_problem(label_map: LabelMap, volume: Volume) -> str:
-    """Whether most of a label lies in air or outside the body.
+def air_problem(label_map: LabelMap, volume: Volume) -> str:
+    """Whether most of a label is air; costs no more than the label's own voxels.
 
     Args:
         label_map: on the scan's grid.
@@ -75,9 +75,24 @@ def place_problem(label_map: LabelMap, volume: Volume) -> str:
     in_air = float(np.mean(volume.image_hu[box.slices][mask] < AIR_HU))
     if in_air > MOST_OUTSIDE:
         return f"{in_air:.0%} of it is air (below {AIR_HU:.0f} HU), where no nodule can be"
-    body = _coarse_body(volume)
-    if body is None:
+    return ""
+
+
+def place_problem(label_map: LabelMap, volume: Volume) -> str:
+    """Whether most of a label lies outside the body; looks at the whole scan.
+
+    Args:
+        label_map: on the scan's grid.
+        volume: the scan.
+
+    Returns:
+        The reason in words, "" where there is none, and where the scan is too narrow to show where the body ends.
+    """
+    box = IndexBox.of_mask(label_map.labels)
+    body = None if box is None else _coarse_body(volume)
+    if box is None or body is None:
         return ""
+    mask = label_map.labels[box.slices] != 0
     inside, step = body
     index = [(axis + start) // side for axis, start, side in zip(np.nonzero(mask), box.start_ijk, step, strict=True)]
     outside = float(np.mean(~inside[tuple(index)]))

@@ -23,9 +23,9 @@ import numpy as np
 
 from medai.domain import LabelMap, Volume
 from medai.domain.annotation import Annotation, Correction, ReviewState
-from medai.errors import MedaiError
+from medai.errors import MedaiError, NotFoundError
 from medai.evaluation.corrections import correction_of, labels_dice
-from medai.evaluation.label_sanity import agreement_problem, place_problem, shape_problem
+from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
 from medai.geometry import IndexBox
 from medai.server.axes import with_axes_of
 from medai.server.infer_request import InferReply, Proposes
@@ -179,7 +179,7 @@ class AnnotationRecorder:
         if label_map is None:
             return ""
         volume = self._scans.find_open(self._study.image_path(case_id), case_id)
-        return shape_problem(label_map) or (place_problem(label_map, volume) if volume else "")
+        return shape_problem(label_map) or (air_problem(label_map, volume) if volume else "")
 
     def _measure(self, annotation_id: str) -> None:
         try:
@@ -191,8 +191,12 @@ class AnnotationRecorder:
             correction = self._correction(annotation, label_map)
             problem = annotation.quarantine_reason or self._problem(annotation, label_map, correction)
             self.log.set_measures(annotation_id, correction, problem)
+        except NotFoundError as error:
+            logger.warning("Annotation %s is not measured, its case is gone: %s", annotation_id, error)
+            with contextlib.suppress(MedaiError):
+                self.log.set_measures(annotation_id, None, "")
         except MedaiError as error:
-            logger.warning("Annotation %s is not measured: %s", annotation_id, error)
+            logger.warning("Annotation %s is not measured, it is tried at the next start: %s", annotation_id, error)
         except Exception:
             # This thread serves every later label too.
             logger.exception("Measuring annotation %s failed", annotation_id)
@@ -213,11 +217,22 @@ class AnnotationRecorder:
         geometry = read_geometry(scan_path)
         if not label_map.geometry.is_same_grid(geometry):
             return f"it is not on its scan's grid: {label_map.geometry.describe()}, the scan: {geometry.describe()}"
-        found = shape_problem(label_map) or place_problem(label_map, self._scans.get(scan_path, annotation.case_id))
+        volume = self._scans.get(scan_path, annotation.case_id)
+        found = shape_problem(label_map) or air_problem(label_map, volume) or place_problem(label_map, volume)
         if found:
             return found
-        peers = [labels_dice(label_map, read_label_map(self.log.path(peer))) for peer in self._peers(annotation)]
-        return agreement_problem(peers, correction.dice if correction else None)
+        agreement = [self._agreement(label_map, peer) for peer in self._peers(annotation)]
+        return agreement_problem(
+            [dice for dice in agreement if dice is not None], correction.dice if correction else None
+        )
+
+    def _agreement(self, label_map: LabelMap, peer: Annotation) -> float | None:
+        try:
+            return labels_dice(label_map, read_label_map(self.log.path(peer)))
+        except MedaiError as error:
+            # One of a scan that was replaced under the same name, say.
+            logger.warning("Annotation %s cannot be compared with: %s", peer.annotation_id, error)
+            return None
 
     def _peers(self, annotation: Annotation) -> list[Annotation]:
         """The latest label of each other annotator of the case that nobody doubts."""

@@ -1,4 +1,4 @@
-"""Submissions killed at every step and at random moments: no label that was answered is lost, none comes back halved."""
+"""Submissions killed at every step and at random moments: no answered label is lost, none comes back halved."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ AXIAL = np.diag([0.5, 0.7, 2.0, 1.0])
 
 
 def label_map(*boxes, shape=SHAPE, affine=AXIAL):
-    """Boxes (start, stop) as values 1, 2, …"""
+    """Boxes (start, stop) as values 1, 2, and so on."""
     labels = np.zeros(shape, dtype=np.uint8)
     for value, (start, stop) in enumerate(boxes, start=1):
         labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = value

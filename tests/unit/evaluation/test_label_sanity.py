@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medai.domain import LabelMap, Segment, Volume
-from medai.evaluation.label_sanity import agreement_problem, place_problem, shape_problem
+from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
 from medai.geometry import VolumeGeometry
 
 SHAPE = (80, 70, 12)
@@ -35,11 +35,13 @@ def chest():
 def test_a_nodule_in_the_lung_is_fine_in_every_respect(chest):
     nodule = block((28, 28, 4), (31, 31, 7))
     assert shape_problem(nodule) == ""
+    assert air_problem(nodule, chest) == ""
     assert place_problem(nodule, chest) == ""
 
 
 def test_a_label_in_the_air_beside_the_patient(chest):
-    assert "is air (below -900 HU)" in place_problem(block((0, 0, 0), (5, 5, 5)), chest)
+    assert "is air (below -900 HU)" in air_problem(block((0, 0, 0), (5, 5, 5)), chest)
+    assert "outside the body" in place_problem(block((0, 0, 0), (5, 5, 5)), chest)
 
 
 def test_a_label_on_the_table(chest):
@@ -57,7 +59,7 @@ def test_a_crop_is_not_judged_by_its_body():
 
 def test_an_empty_label_has_nothing_wrong_with_it(chest):
     empty = label_map(np.zeros(SHAPE))
-    assert shape_problem(empty) == place_problem(empty, chest) == ""
+    assert shape_problem(empty) == air_problem(empty, chest) == place_problem(empty, chest) == ""
 
 
 def test_a_shattered_label():

@@ -1,4 +1,4 @@
-"""The history of annotations: nothing is overwritten, nothing is lost, on SQLite and where it is there on PostgreSQL."""
+"""The history of annotations: nothing is overwritten, nothing is lost, on SQLite and on PostgreSQL."""
 
 import json
 import multiprocessing
