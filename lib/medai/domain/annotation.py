@@ -54,7 +54,7 @@ class Annotation:
         review: what a reviewer said.
         review_by: who said it.
         quarantine_reason: why it is kept from training until somebody looks; "" where nothing is wrong with it.
-        is_current: True for the latest accepted label of its case.
+        is_current: True for the latest label of its case and tag.
     """
 
     annotation_id: str

@@ -36,6 +36,13 @@ def annotator_of(client_id: str, host: str) -> str:
     return client_id if host in _OWN_HOSTS else f"{client_id}@{host}"
 
 
+def annotator_name(user: User, client_id: str, host: str) -> str:
+    """Who it is, for the history: the authenticated user, else as the client says; "" where it does not."""
+    if platform.MONAI_LABEL_AUTH_ENABLE:
+        return str(user.username)
+    return annotator_of(client_id, host) if client_id else ""
+
+
 App = Annotated[MedaiApp, Depends(_app)]
 Host = Annotated[str, Depends(_host)]
 Threads = Annotated[Lanes, Depends(_lanes)]

@@ -26,6 +26,7 @@ from medai.domain import LabelMap, Prediction
 from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
+from medai.server.annotation_recorder import AnnotationRecorder
 from medai.server.background import Trainings
 from medai.server.classification_task import NoduleClassificationTask
 from medai.server.click_task import NoduleClickTask
@@ -88,6 +89,8 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             memory_bytes=self.options.cache_memory_mb * MB,
             disk_bytes=self.options.cache_disk_mb * MB,
         )
+        self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
+        self.annotations.resume()
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
         self.models = ModelRegistry(models_folder(folder))
         self.shelf = ModelShelf(
@@ -239,6 +242,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def close(self) -> None:
         """Stop the training and the background threads."""
         self.trainings.close()
+        self.annotations.close()
         self.scans.close()
 
     def _keep_uncertainty(self, case_id: str, prediction: Prediction) -> None:

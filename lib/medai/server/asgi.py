@@ -32,6 +32,7 @@ from monailabel.interfaces.utils.app import app_instance
 import medai
 from medai.server import (
     problems,
+    routes_annotations,
     routes_app,
     routes_auth,
     routes_datastore,
@@ -115,7 +116,17 @@ def create_app() -> FastAPI:
     app.add_middleware(BodyLimit, largest_bytes=lambda: _body_limit(app))
     problems.install(app)
     prefix = platform.MONAI_LABEL_API_STR
-    for part in (routes_app, routes_auth, routes_infer, routes_train, routes_datastore, routes_models, sessions):
+    parts = (
+        routes_app,
+        routes_auth,
+        routes_infer,
+        routes_train,
+        routes_datastore,
+        routes_models,
+        routes_annotations,
+        sessions,
+    )
+    for part in parts:
         app.include_router(part.router, prefix=prefix)
     app.dependency_overrides[get_current_user] = routes_auth.current_user
 

@@ -17,7 +17,7 @@ from medai.geometry import VolumeGeometry
 from medai.postprocessing.nodules import assessed, nodule_from_mask
 from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
 from medai.server.infer_models import ClickModel, ClickOutcome, ScanSource
-from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
+from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, Proposes, encode_label_map
 from medai.server.lanes import Lane
 from medai.server.nodule_table import centre_ijk, latencies, nodule_row
 from medai.volume_io.decoding import ScanHead
@@ -45,6 +45,7 @@ class NoduleClickTask(MedaiInferTask):
     """
 
     lane = Lane.CLICK
+    proposes = Proposes.SEGMENT
 
     def __init__(
         self,

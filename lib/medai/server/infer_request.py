@@ -6,6 +6,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from medai.server.lanes import Lane
 
 RESULT_EXTENSIONS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii")
 """What a label map may be answered as (``result_extension``); the Slicer plugin asks for ``.nrrd``."""
+
+
+class Proposes(Enum):
+    """What of an annotator's scene a task's answer becomes; it is remembered until the label comes back."""
+
+    NOTHING = "nothing"
+    SCAN = "scan"
+    SEGMENT = "segment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +70,11 @@ class MedaiInferTask(InferTask):  # type: ignore[misc]  # monailabel's classes a
 
     Attributes:
         lane: where its work runs.
+        proposes: what of the nodules it draws for the annotator to correct.
     """
 
     lane: Lane = Lane.SCAN
+    proposes: Proposes = Proposes.NOTHING
 
     def is_valid(self) -> bool:
         """Served; a task without weights refuses each request in words."""

@@ -6,6 +6,8 @@ import hashlib
 import logging
 import mimetypes
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -13,10 +15,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
+from monailabel.config import settings as platform
 from starlette.background import BackgroundTask
 
 from medai.errors import InputError
-from medai.server.access import Admin, Annotator, App, Threads, Viewer
+from medai.server.access import Admin, Annotator, App, Host, Threads, Viewer, annotator_name, annotator_of
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, json_of
@@ -74,6 +77,7 @@ async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONRe
     """Delete a scan and its labels."""
     await lanes.run(Lane.TRANSFER, app.datastore().remove_image, id)
     app.reservations.release(id)
+    app.annotations.forget_case(id)
     logger.info("%s removed by %s", id, user.username)
     return PlainJSONResponse({})
 
@@ -115,13 +119,16 @@ async def save_label(
     app: App,
     lanes: Threads,
     user: Annotator,
+    host: Host,
     label: Annotated[UploadFile, File()],
     tag: str = FINAL,
     params: Annotated[str, Form()] = "{}",
 ) -> JSONResponse:
-    """Submit a label; it is checked against the scan before anything is stored."""
+    """Submit a label; it is checked against the scan before anything is stored, and kept in the history for good."""
     info = {**json_object(params, "params"), "user": user.username}
-    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _save_label, app, image, label, tag or FINAL, info))
+    client_id = str(info.get("client_id") or "")
+    by = _Submitter(name=annotator_name(user, client_id, host), client_id=annotator_of(client_id, host))
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _save_label, app, image, label, tag or FINAL, info, by))
 
 
 @router.delete("/label")
@@ -157,7 +164,7 @@ async def change_label_info(
 ) -> JSONResponse:
     """Add to what is known about a label."""
     content = {**json_object(info, "info"), "user": user.username}
-    await lanes.run(Lane.QUICK, app.datastore().update_label_info, label, tag, content)
+    await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content)
     return PlainJSONResponse({})
 
 
@@ -165,9 +172,9 @@ async def change_label_info(
 async def update_label_info(
     label: str, tag: str, app: App, lanes: Threads, user: Annotator, params: Annotated[str, Form()] = "{}"
 ) -> JSONResponse:
-    """The same as ``/label/info``, as the plugin's reviewer calls it."""
+    """The same as ``/label/info``, as the plugin's reviewer calls it: ``segmentationMeta.status`` is its verdict."""
     content = {**json_object(params, "params"), "user": user.username}
-    await lanes.run(Lane.QUICK, app.datastore().update_label_info, label, tag, content)
+    await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content)
     return PlainJSONResponse({})
 
 
@@ -193,7 +200,26 @@ def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[
         return app.study.add_image(checked.path, case_id=checked.case_id, info=info)
 
 
-def _save_label(app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Submitter:
+    """Who submits: as the history names them, and as reservations and proposals know their client."""
+
+    name: str
+    client_id: str
+
+
+def _update_label_info(app: MedaiApp, case_id: str, tag: str, content: dict[str, Any]) -> None:
+    """Add to what is known about a label; a reviewer's verdict goes into the history first."""
+    meta = content.get("segmentationMeta")
+    if isinstance(meta, Mapping) and "status" in meta:
+        by = content["user"] if platform.MONAI_LABEL_AUTH_ENABLE else str(meta.get("approvedBy") or "")
+        app.annotations.review(case_id, tag, meta["status"], by)
+    app.datastore().update_label_info(case_id, tag, content)
+
+
+def _save_label(
+    app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: _Submitter
+) -> dict[str, Any]:
     scan_path = app.study.image_path(image)
     with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
         folder = Path(name)
@@ -206,10 +232,18 @@ def _save_label(app: MedaiApp, image: str, upload: UploadFile, tag: str, params:
             output_folder=folder,
             limits=_limits(app),
         )
-        app.study.save_label(image, checked.path, checked.tag, checked.info)
+        annotation = app.annotations.submit(image, checked, annotator=by.name, client_id=by.client_id)
     logger.info("Label '%s' of %s submitted", checked.tag, image)
     app.on_save_label(image, image)
-    return {"image": image, "label": image, "tag": checked.tag}
+    reply: dict[str, Any] = {"image": image, "label": image, "tag": checked.tag}
+    reply["params"] = {"annotation_id": annotation.annotation_id}
+    if annotation.quarantine_reason:
+        logger.warning("Label '%s' of %s is quarantined: %s", checked.tag, image, annotation.quarantine_reason)
+        reply["params"]["quarantine"] = (
+            f"The label is stored, but no training learns from it until somebody has looked: "
+            f"{annotation.quarantine_reason}."
+        )
+    return reply
 
 
 def _limits(app: MedaiApp) -> UploadLimits:

@@ -77,6 +77,9 @@ async def infer(
         lane = Lane.TRANSFER if file or label else Lane.QUICK
         request = await lanes.run(lane, _open, app, source, values, folder)
         reply = await lanes.run(task.lane, task.answer, request)
+        if request.case_id:
+            client_id = annotator_of(str(values.get("client_id") or ""), host)
+            app.annotations.remember(request.case_id, client_id, model, task.proposes, reply)
         if is_true(values.get("save_label")) and request.case_id:
             await lanes.run(Lane.TRANSFER, _keep, app, model, request, reply)
     finally:

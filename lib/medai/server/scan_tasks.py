@@ -23,7 +23,7 @@ from medai.postprocessing.markups import prediction_to_markups
 from medai.postprocessing.nodules import prediction_to_label_map
 from medai.preprocessing.lung_mask import LEFT_LUNG, RIGHT_LUNG, segment_lungs
 from medai.server.infer_models import ScanModel, ScanSource
-from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
+from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, Proposes, encode_label_map
 from medai.server.nodule_table import latencies, prediction_params
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ def nodules_label_map(prediction: Prediction) -> LabelMap:
 
 class NoduleSegmentationTask(MedaiInferTask):
     """Every nodule of a scan as a segment whose name says its size and kind."""
+
+    proposes = Proposes.SCAN
 
     def __init__(self, predictions: ScanPredictions) -> None:
         super().__init__(

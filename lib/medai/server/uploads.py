@@ -63,11 +63,13 @@ class CheckedLabel:
         path: the file for ``StudyStore.save_label``.
         tag: the tag to store it under; boxes never get that of a segmentation.
         info: for ``label_info``: what the client sent, ``label_info`` and ``label_names`` with the true voxel values.
+        label_map: what the file holds; None for boxes.
     """
 
     path: Path
     tag: str
     info: dict[str, Any]
+    label_map: LabelMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ def check_label_upload(
     write_label_map(checked, target)
     label_info = [{"name": segment.name, "idx": segment.value} for segment in checked.segments]
     info = {**params, "label_info": label_info, "label_names": checked.label_names, "no_findings": not names}
-    return CheckedLabel(path=target, tag=tag, info=info)
+    return CheckedLabel(path=target, tag=tag, info=info, label_map=checked)
 
 
 def check_image_upload(

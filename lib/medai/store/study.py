@@ -136,6 +136,13 @@ class StudyStore:
         info: dict[str, Any] = plain_json(dict(self._label(case_id, tag).info))
         return info
 
+    def withheld_labels(self, tag: str = FINAL) -> dict[str, str]:
+        """Case to the reason why its label is kept from training: quarantined, or flagged by a reviewer."""
+        # Late: the database's library is loaded only where a study has a history.
+        from medai.store.withheld import withheld_labels
+
+        return withheld_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
+
     def status(self) -> dict[str, Any]:
         """Number of cases, of completed ones, and of labels by tag, in MONAI Label's words."""
         tags: dict[str, int] = {}

@@ -124,6 +124,13 @@ class ScanCache:
             found = found.whole()
         return dataclasses.replace(found, case_id=case_id)
 
+    def find_open(self, path: Path, case_id: str = "") -> Volume | None:
+        """The scan where it is decoded and in memory; None where it would have to be read."""
+        key = _key_of(path)
+        with self._lock:
+            volume = self._open.get(key)
+        return None if volume is None else dataclasses.replace(volume, case_id=case_id)
+
     def get_head(self, path: Path, case_id: str = "", *, slices: Callable[[VolumeGeometry], int]) -> ScanHead:
         """At least the first slices of a scan, as soon as they are there; the others go on being decoded.
 

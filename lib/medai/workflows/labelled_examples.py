@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
@@ -38,6 +38,15 @@ class LabelledStudy(Protocol):
 
     def label_info(self, case_id: str, tag: str) -> dict[str, Any]:
         """What the client said of the label; ``label_info`` names its values."""
+        ...
+
+
+@runtime_checkable
+class KeepsHistory(Protocol):
+    """A study that knows which of its labels are doubtful; one without a history trains on all of them."""
+
+    def withheld_labels(self, tag: str = ...) -> Mapping[str, str]:
+        """Case to the reason why its label of this tag is kept from training."""
         ...
 
 
@@ -85,6 +94,7 @@ def collect_examples(
     nothing: str,
     needed: str,
     should_stop: Callable[[], bool],
+    tag_of: Callable[[str], str] = lambda _: SUBMITTED_TAG,
 ) -> LabelledExamples[E]:
     """Read labels and place their patients.
 
@@ -97,14 +107,18 @@ def collect_examples(
         nothing: why a case without an example is left out.
         needed: what an annotator has to do where there are too few, a sentence.
         should_stop: asked before each case; scans take seconds to decode.
+        tag_of: the tag of the label that is read of a case.
 
     Raises:
         InputError: too few usable labels to train on some patients and judge on others.
         CancelledByUserError: ``should_stop`` said so.
     """
     examples: dict[str, list[E]] = {}
-    skipped: dict[str, str] = {}
+    skipped = _withheld(study, case_ids, tag_of)
     for case_id in case_ids:
+        if case_id in skipped:
+            logger.warning("The submitted label of case %s is not used: %s", case_id, skipped[case_id])
+            continue
         if should_stop():
             raise CancelledByUserError("The training was stopped (collect); the model in use stays.")
         try:
@@ -129,6 +143,15 @@ def collect_examples(
         judged_on=tuple(sorted(held_back)),
         skipped=skipped,
     )
+
+
+def _withheld(study: LabelledStudy, case_ids: Sequence[str], tag_of: Callable[[str], str]) -> dict[str, str]:
+    """Cases whose label is quarantined or flagged, with the reason."""
+    if not isinstance(study, KeepsHistory):
+        return {}
+    tags = {case_id: tag_of(case_id) for case_id in case_ids}
+    reasons = {tag: study.withheld_labels(tag) for tag in set(tags.values())}
+    return {case_id: reasons[tag][case_id] for case_id, tag in tags.items() if case_id in reasons[tag]}
 
 
 def read_scan(study: LabelledStudy, case_id: str) -> Volume:

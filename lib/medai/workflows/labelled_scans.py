@@ -75,6 +75,10 @@ def collect_labelled_scans(
     """
     outlined = study.labeled(SUBMITTED_TAG)
     boxed = [case_id for case_id in study.labeled(BOXES_TAG) if case_id not in outlined]
+
+    def tag_of(case_id: str) -> str:
+        return SUBMITTED_TAG if case_id in outlined else BOXES_TAG
+
     needed = (
         "A detector learns from scans with all their nodules labelled, of at least two patients: one to learn from, "
         "one held back. Submit another patient's label and train again."
@@ -82,10 +86,11 @@ def collect_labelled_scans(
     found = collect_examples(
         study,
         sorted([*outlined, *boxed]),
-        lambda case_id: [_scan_of_case(study, case_id, SUBMITTED_TAG if case_id in outlined else BOXES_TAG)],
+        lambda case_id: [_scan_of_case(study, case_id, tag_of(case_id))],
         nothing="",
         needed=needed,
         should_stop=should_stop,
+        tag_of=tag_of,
     )
     for what, scans in (("to learn from", found.train), ("held back", found.held_back)):
         if not any(scan.nodules for scan in scans):

@@ -1,0 +1,142 @@
+"""What makes a submitted label doubtful enough to keep it from training until somebody has looked.
+
+Nothing is ever dropped here: each check returns its reason in words, or "" where it sees nothing wrong. The bounds are
+wide on purpose. A label that is merely poor is the promotion gate's business; these catch what no careful reader draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medai.domain import LabelMap, Volume
+from medai.geometry import IndexBox
+
+MOST_PARTS = 1000
+"""Miliary disease is not outlined nodule by nodule; a thresholded scan has tens of thousands of parts."""
+
+LARGEST_ML = 1000.0
+"""A sphere of 12 cm; both lungs are 4–6 litres."""
+
+AIR_HU = -900.0
+"""Healthy lung is about -850; the faintest ground-glass nodule is above -800."""
+
+MOST_OUTSIDE = 0.5
+
+LEAST_AGREEMENT = 0.3
+"""Mean Dice; four readers of one nodule in LIDC-IDRI agree at 0.7 to 0.9."""
+
+LEAST_PEERS = 2
+"""With one other label nobody can say which of the two is odd."""
+
+BODY_HU = -300.0
+WHOLE_BODY_MM = 250.0
+"""A field of view narrower than this is a crop: where its body ends cannot be told."""
+COARSE_MM = 4.0
+"""The body is found on a grid as coarse as this; its border is not needed to the voxel."""
+
+
+def shape_problem(label_map: LabelMap) -> str:
+    """Whether a label is shattered or absurdly large; needs no scan.
+
+    Returns:
+        The reason in words, "" where there is none.
+    """
+    box = IndexBox.of_mask(label_map.labels)
+    if box is None:
+        return ""
+    mask = label_map.labels[box.slices] != 0
+    volume_ml = np.count_nonzero(mask) * label_map.geometry.voxel_volume_mm3 / 1000.0
+    if volume_ml > LARGEST_ML:
+        return f"it holds {volume_ml:.0f} ml, more than nodules can (the bound is {LARGEST_ML:.0f} ml)"
+    _, parts = ndimage.label(mask)
+    if parts > MOST_PARTS:
+        return f"it has {parts} separate parts (the bound is {MOST_PARTS}); it looks like a threshold, not an outline"
+    return ""
+
+
+def air_problem(label_map: LabelMap, volume: Volume) -> str:
+    """Whether most of a label is air; costs no more than the label's own voxels.
+
+    Args:
+        label_map: on the scan's grid.
+        volume: the scan.
+
+    Returns:
+        The reason in words, "" where there is none.
+    """
+    box = IndexBox.of_mask(label_map.labels)
+    if box is None:
+        return ""
+    mask = label_map.labels[box.slices] != 0
+    in_air = float(np.mean(volume.image_hu[box.slices][mask] < AIR_HU))
+    if in_air > MOST_OUTSIDE:
+        return f"{in_air:.0%} of it is air (below {AIR_HU:.0f} HU), where no nodule can be"
+    return ""
+
+
+def place_problem(label_map: LabelMap, volume: Volume) -> str:
+    """Whether most of a label lies outside the body; looks at the whole scan.
+
+    Args:
+        label_map: on the scan's grid.
+        volume: the scan.
+
+    Returns:
+        The reason in words, "" where there is none, and where the scan is too narrow to show where the body ends.
+    """
+    box = IndexBox.of_mask(label_map.labels)
+    body = None if box is None else _coarse_body(volume)
+    if box is None or body is None:
+        return ""
+    mask = label_map.labels[box.slices] != 0
+    inside, step = body
+    index = [(axis + start) // side for axis, start, side in zip(np.nonzero(mask), box.start_ijk, step, strict=True)]
+    outside = float(np.mean(~inside[tuple(index)]))
+    if outside > MOST_OUTSIDE:
+        return f"{outside:.0%} of it lies outside the body"
+    return ""
+
+
+def agreement_problem(dice_to_peers: Sequence[float], dice_to_proposal: float | None) -> str:
+    """Whether a label is alone against its peers and the model.
+
+    Args:
+        dice_to_peers: to each other annotator's label of the same case, 0–1.
+        dice_to_proposal: to what the model drew, 0–1; None where that is not known.
+
+    Returns:
+        The reason in words, "" where there is none or too few peers to tell.
+    """
+    if len(dice_to_peers) < LEAST_PEERS:
+        return ""
+    mean = float(np.mean(dice_to_peers))
+    if mean >= LEAST_AGREEMENT or (dice_to_proposal is not None and dice_to_proposal >= LEAST_AGREEMENT):
+        return ""
+    model = "" if dice_to_proposal is None else f" and {dice_to_proposal:.2f} with the model"
+    return (
+        f"it agrees with the {len(dice_to_peers)} other labels of this case at a mean Dice of {mean:.2f}{model} "
+        f"(the bound is {LEAST_AGREEMENT})"
+    )
+
+
+def _coarse_body(volume: Volume) -> tuple[NDArray[np.bool_], tuple[int, ...]] | None:
+    """The body with its lungs on a coarse grid, and voxels a step; None for a crop, or where no body is found."""
+    sizes_mm = [n * side for n, side in zip(volume.geometry.shape_ijk, volume.geometry.spacing_mm, strict=True)]
+    across = int(np.argmax(np.abs(volume.geometry.directions_ras[2])))
+    if min(size for axis, size in enumerate(sizes_mm) if axis != across) < WHOLE_BODY_MM:
+        return None
+    step = tuple(max(1, round(COARSE_MM / side)) for side in volume.geometry.spacing_mm)
+    tissue = np.greater(volume.image_hu[:: step[0], :: step[1], :: step[2]], BODY_HU)
+    numbered, found = ndimage.label(tissue)
+    if found == 0:
+        return None
+    body = numbered == 1 + int(np.argmax(np.bincount(numbered.ravel())[1:]))
+    # Slice by slice: the lungs are open at the scan's upper and lower end.
+    slices = np.moveaxis(body, across, 0)
+    filled = np.stack([ndimage.binary_fill_holes(ndimage.binary_closing(one, iterations=2)) | one for one in slices])
+    grown: NDArray[np.bool_] = ndimage.binary_dilation(np.moveaxis(filled, 0, across))
+    return grown, step

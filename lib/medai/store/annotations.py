@@ -1,0 +1,415 @@
+"""Every label anyone has submitted, kept for good: its file, who, when, from which proposal, and what became of it.
+
+A submission leaves its traces in this order, so that a kill between any two loses nothing:
+
+1. ``<annotation id>.about.json``, what is known of it, and the proposal it began from;
+2. ``<annotation id>.nii.gz`` (or .json), the label itself, written beside its name and renamed;
+3. the row in the database;
+4. the study's own label (MONAI Label's ``final``), which the caller writes inside ``submitting``;
+5. the about-file goes.
+
+What a kill has left is taken up at the next opening: a file without a row gets its row, a row whose about-file is still
+there gets its label into the study (``finish_interrupted``).
+
+Threads and processes: every method may be called from any. A submission holds ``.medai/annotations/.lock`` from 1 to 5,
+so that the latest row of a case is the label that the study shows. Lock order: this lock, then the study's.
+
+Layout, below ``.medai``::
+
+    annotations.db                            the rows, unless MEDAI_ANNOTATIONS_URL names another database
+    annotations/study_id                      which rows of that database are ours
+    annotations/<case id>/<annotation id>.*   the labels, and a folder .proposal beside each that had one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from medai.domain.annotation import Annotation, Correction, ReviewState
+from medai.errors import MedaiError, NotFoundError, StorageError
+from medai.store.annotation_files import (
+    ABOUT_SUFFIX,
+    FINAL,
+    PROPOSAL_SUFFIX,
+    about_of,
+    annotation_id_of,
+    label_files,
+    link_or_copy,
+    orphan_of,
+    read_about,
+    sha256_of_file,
+)
+from medai.store.annotation_schema import AnnotationRow, connect, make_tables, sqlite_url
+from medai.store.atomic import copy_into, publish, staged_file, sweep, write_bytes, write_json
+from medai.store.layout import state_folder
+from medai.store.locks import ExclusiveLock
+from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+
+URL_VARIABLE = "MEDAI_ANNOTATIONS_URL"
+"""Names another database. A variable of the environment and no option: it holds a password, and a process's options can
+be read by everyone on the machine. The processes that a server starts inherit it."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What is known of a label when it is submitted.
+
+    Attributes:
+        case_id: the scan.
+        tag: MONAI Label's tag.
+        annotator: who; "" where nobody said.
+        nodules: segments in it.
+        volume_ml: of all of them.
+        seconds_spent: from handing the case out to now; None where that is not known.
+        proposal_model: the model whose answer was corrected; None without one.
+        proposal_version: its version.
+        proposal_folder: the proposal's files (``store.proposals``), kept with the label; None without one.
+        quarantine_reason: what is wrong with it at first sight.
+        is_measured: nothing is left to be found out about it.
+        info: kept with the study's own label.
+    """
+
+    case_id: str
+    tag: str = FINAL
+    annotator: str = ""
+    nodules: int = 0
+    volume_ml: float = 0.0
+    seconds_spent: float | None = None
+    proposal_model: str | None = None
+    proposal_version: str | None = None
+    proposal_folder: Path | None = None
+    quarantine_reason: str = ""
+    is_measured: bool = False
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def has_history(studies: Path) -> bool:
+    """Whether a study keeps a history of its labels; one that came from stock MONAI Label has none yet."""
+    return (state_folder(studies) / "annotations" / "study_id").is_file()
+
+
+class AnnotationLog:
+    """The history of one study's labels."""
+
+    def __init__(self, studies: Path, *, url: str | None = None, now: Callable[[], float] = time.time) -> None:
+        """Open the history, and take up what a kill has left.
+
+        Args:
+            studies: the study folder.
+            url: the database, as SQLAlchemy writes it; default: what MEDAI_ANNOTATIONS_URL says, else a SQLite file.
+            now: the clock, seconds since the epoch.
+
+        Raises:
+            InputError: the URL cannot be used.
+            StorageError: the database or the folder cannot be read or written, or a newer medai wrote it.
+        """
+        state = state_folder(studies)
+        self.folder = state / "annotations"
+        self._now = now
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"Cannot make {self.folder}: {error.strerror}. Check its permissions.") from error
+        self._lock = ExclusiveLock(self.folder / ".lock")
+        self._engine = connect(url or os.environ.get(URL_VARIABLE) or sqlite_url(state / "annotations.db"))
+        with self._lock.hold():
+            self._study_id = self._own_id()
+            with self._explained("opened"):
+                make_tables(self._engine)
+            self._adopt_orphans()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    # -- a submission --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def submitting(self, submission: Submission, path: Path) -> Iterator[Annotation]:
+        """Keep a label; inside the block the caller puts it into the study.
+
+        Args:
+            submission: what is known of it.
+            path: its file; copied, its extension is kept.
+
+        Yields:
+            The annotation, whose file and row are on the disk.
+
+        Raises:
+            InputError: case id, tag or extension cannot be used.
+            StorageError: the disk or the database refused. What had been written is taken up at the next opening.
+        """
+        check_case_id(submission.case_id)
+        check_tag(submission.tag)
+        extension = split_extension(path.name, LABEL_EXTENSIONS)[1].lower()
+        with self._lock.hold():
+            annotation = self._annotation(submission, extension, sha256_of_file(path))
+            about = self._about_path(annotation)
+            write_json(about, about_of(annotation, submission.info))
+            self._keep_proposal(annotation, submission.proposal_folder)
+            target = self.path(annotation)
+            with staged_file(target) as staged:
+                copy_into(path, staged)
+                publish(staged, target)
+            self._insert(annotation, is_measured=submission.is_measured)
+            yield annotation
+            about.unlink(missing_ok=True)
+
+    def record(self, submission: Submission, path: Path) -> Annotation:
+        """Keep a label that the study has already, or is not to have; see ``submitting``."""
+        with self.submitting(submission, path) as annotation:
+            return annotation
+
+    def finish_interrupted(self, save: Callable[[Annotation, Path, Mapping[str, Any]], None]) -> int:
+        """Put labels into the study whose submission a kill has cut off after they were kept.
+
+        Args:
+            save: puts one into the study: the annotation, its file, and what is kept with the study's label. One that
+                was replaced meanwhile is not given.
+
+        Returns:
+            How many were saved.
+        """
+        saved = 0
+        with self._lock.hold():
+            for about_path in sorted(self.folder.glob(f"*/*{ABOUT_SUFFIX}")):
+                annotation = self._found(annotation_id_of(about_path))
+                try:
+                    if annotation is not None and annotation.is_current:
+                        save(annotation, self.path(annotation), read_about(about_path).get("info", {}))
+                        saved += 1
+                except NotFoundError as error:
+                    _logger.warning("An interrupted submission stays in the history alone: %s", error)
+                except MedaiError:
+                    _logger.exception("An interrupted submission could not be completed; it is tried again")
+                    continue
+                about_path.unlink(missing_ok=True)
+        return saved
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def path(self, annotation: Annotation) -> Path:
+        """The kept file of a label."""
+        return self.folder / annotation.file_name
+
+    def proposal_folder(self, annotation: Annotation) -> Path | None:
+        """The files of the proposal a label began from; None without one."""
+        folder = self.folder / annotation.case_id / f"{annotation.annotation_id}{PROPOSAL_SUFFIX}"
+        return folder if folder.is_dir() else None
+
+    def get(self, annotation_id: str) -> Annotation:
+        """One label's history.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        found = self._found(annotation_id)
+        if found is None:
+            raise NotFoundError(
+                f"The study's history has no annotation '{annotation_id}'. 'medai annotations STUDIES' lists them."
+            )
+        return found
+
+    def of_case(self, case_id: str) -> list[Annotation]:
+        """Every label of a case, oldest first."""
+        return self.all(case_id=case_id)
+
+    def current(self, case_id: str, tag: str = FINAL) -> Annotation | None:
+        """The latest label of a case; None where none was recorded."""
+        found = [annotation for annotation in self.of_case(case_id) if annotation.tag == tag]
+        return found[-1] if found else None
+
+    def all(
+        self,
+        *,
+        annotator: str | None = None,
+        case_id: str | None = None,
+        is_quarantined: bool | None = None,
+        review: ReviewState | None = None,
+    ) -> list[Annotation]:
+        """The labels that fit, oldest first.
+
+        Args:
+            annotator: by whom.
+            case_id: of which case.
+            is_quarantined: kept from training, or not.
+            review: what a reviewer said.
+        """
+        conditions: list[ColumnElement[bool]] = []
+        if annotator is not None:
+            conditions.append(AnnotationRow.annotator == annotator)
+        if case_id is not None:
+            conditions.append(AnnotationRow.case_id == case_id)
+        if is_quarantined is not None:
+            reason = AnnotationRow.quarantine_reason
+            conditions.append(reason != "" if is_quarantined else reason == "")
+        if review is not None:
+            conditions.append(AnnotationRow.review == str(review))
+        return self._select(*conditions)
+
+    def withheld(self) -> list[Annotation]:
+        """The latest labels that a training must leave out."""
+        return [annotation for annotation in self.all() if annotation.is_current and not annotation.trains]
+
+    def unmeasured(self) -> list[Annotation]:
+        """Labels whose correction and agreement with others have not been worked out yet, oldest first."""
+        return self._select(AnnotationRow.is_measured.is_(False))
+
+    # -- what becomes of it --------------------------------------------------------------------------------------------
+
+    def set_review(self, annotation_id: str, review: ReviewState, by: str) -> Annotation:
+        """Set what a reviewer says of a label."""
+        with self._changed(annotation_id) as row:
+            row.review, row.review_by = str(review), by
+        return self.get(annotation_id)
+
+    def quarantine(self, annotation_id: str, reason: str) -> Annotation:
+        """Keep a label from training until somebody has looked, for a reason in words."""
+        with self._changed(annotation_id) as row:
+            row.quarantine_reason, row.released_by = reason, ""
+        return self.get(annotation_id)
+
+    def release(self, annotation_id: str, by: str) -> Annotation:
+        """Let a label train after somebody has looked; no later check quarantines it again by itself."""
+        with self._changed(annotation_id) as row:
+            row.quarantine_reason, row.released_by = "", by or "somebody"
+        return self.get(annotation_id)
+
+    def set_measures(self, annotation_id: str, correction: Correction | None, problem: str) -> Annotation:
+        """Add what was found out after the submission.
+
+        Args:
+            annotation_id: which.
+            correction: against its proposal; None without one.
+            problem: a reason to quarantine it; "" where there is none. One that somebody has released stays free, and
+                an earlier reason stays.
+        """
+        with self._changed(annotation_id) as row:
+            row.set_correction(correction)
+            row.is_measured = True
+            if problem and not row.released_by and not row.quarantine_reason:
+                row.quarantine_reason = problem
+        return self.get(annotation_id)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _annotation(self, submission: Submission, extension: str, sha256: str) -> Annotation:
+        latest = self.of_case(submission.case_id)
+        # A clock that was set back must not put a new label behind an old one.
+        now = max(self._now(), latest[-1].submitted_at_s + 1e-3 if latest else 0.0)
+        annotation_id = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
+        return Annotation(
+            annotation_id=annotation_id,
+            case_id=submission.case_id,
+            tag=submission.tag,
+            annotator=submission.annotator,
+            submitted_at_s=now,
+            seconds_spent=submission.seconds_spent,
+            proposal_model=submission.proposal_model,
+            proposal_version=submission.proposal_version,
+            file_name=f"{submission.case_id}/{annotation_id}{extension}",
+            sha256=sha256,
+            nodules=submission.nodules,
+            volume_ml=submission.volume_ml,
+            correction=None,
+            quarantine_reason=submission.quarantine_reason,
+        )
+
+    def _about_path(self, annotation: Annotation) -> Path:
+        return self.folder / annotation.case_id / f"{annotation.annotation_id}{ABOUT_SUFFIX}"
+
+    def _keep_proposal(self, annotation: Annotation, source: Path | None) -> None:
+        """Hard links where the file system has them: a proposal is replaced by new files, never changed."""
+        if source is None:
+            return
+        target = self.folder / annotation.case_id / f"{annotation.annotation_id}{PROPOSAL_SUFFIX}"
+        try:
+            shutil.copytree(source, target, copy_function=link_or_copy)
+        except OSError as error:
+            # One that is pruned at this moment is a proposal less, not a label less.
+            _logger.warning("The proposal of a label was not kept, its correction is not measured: %s", error)
+            shutil.rmtree(target, ignore_errors=True)
+
+    def _own_id(self) -> str:
+        path = self.folder / "study_id"
+        if not path.is_file():
+            write_bytes(path, uuid.uuid4().hex.encode())
+        return path.read_text(encoding="ascii").strip()
+
+    def _adopt_orphans(self) -> None:
+        """Give every kept file without a row its row; the lock is held, so no submission is under way."""
+        with self._session("read") as session:
+            known = set(
+                session.scalars(select(AnnotationRow.annotation_id).where(AnnotationRow.study_id == self._study_id))
+            )
+        for case_folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
+            sweep(case_folder)
+            for path in label_files(case_folder):
+                if annotation_id_of(path) in known:
+                    continue
+                about_path = case_folder / f"{annotation_id_of(path)}{ABOUT_SUFFIX}"
+                annotation = orphan_of(path, read_about(about_path))
+                _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
+                self._insert(annotation, is_measured=False)
+
+    def _insert(self, annotation: Annotation, *, is_measured: bool) -> None:
+        with self._session("written; the label's file is kept and is taken up at the next start") as session:
+            session.add(AnnotationRow.of(annotation, study_id=self._study_id, is_measured=is_measured))
+
+    def _found(self, annotation_id: str) -> Annotation | None:
+        found = self._select(AnnotationRow.annotation_id == annotation_id)
+        return found[0] if found else None
+
+    def _select(self, *conditions: ColumnElement[bool]) -> list[Annotation]:
+        ours = AnnotationRow.study_id == self._study_id
+        latest = (
+            select(func.max(AnnotationRow.annotation_id))
+            .where(ours)
+            .group_by(AnnotationRow.case_id, AnnotationRow.tag)
+            .scalar_subquery()
+        )
+        rows = select(AnnotationRow, AnnotationRow.annotation_id.in_(latest)).where(ours, *conditions)
+        with self._session("read") as session:
+            found = session.execute(rows.order_by(AnnotationRow.submitted_at_s, AnnotationRow.annotation_id)).all()
+            return [row.annotation(is_current=bool(is_current)) for row, is_current in found]
+
+    @contextlib.contextmanager
+    def _changed(self, annotation_id: str) -> Iterator[AnnotationRow]:
+        self.get(annotation_id)
+        with self._session("changed") as session:
+            # Locked against another server's change where the database can; SQLite has one writer anyway.
+            row = session.get_one(AnnotationRow, (self._study_id, annotation_id), with_for_update=True)
+            yield row
+
+    @contextlib.contextmanager
+    def _session(self, done: str) -> Iterator[Session]:
+        with self._explained(done), Session(self._engine) as session, session.begin():
+            yield session
+
+    @contextlib.contextmanager
+    def _explained(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or type(error).__name__
+            raise StorageError(
+                f"The history of annotations ({self._engine.url.render_as_string(hide_password=True)}) could not be "
+                f"{done}: {cause}. Check the database and the disk."
+            ) from error

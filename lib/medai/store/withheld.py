@@ -1,0 +1,51 @@
+"""Which of a study's labels no training may learn from, and why: what the history says of the label that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medai.domain.annotation import Annotation
+from medai.errors import NotFoundError
+from medai.store.annotation_files import sha256_of_file
+from medai.store.annotations import AnnotationLog, has_history
+
+
+def withheld_labels(studies: Path, tag: str, label_path: Callable[[str], Path | None]) -> dict[str, str]:
+    """Case to the reason why its label is kept from training.
+
+    Args:
+        studies: the study folder.
+        tag: which labels.
+        label_path: the study's label of a case, None where it has none.
+
+    Returns:
+        Nothing for a study without a history. A label that was put into the study past the server is not the one that
+        somebody doubted, and is not withheld.
+    """
+    if not has_history(studies):
+        return {}
+    log = AnnotationLog(studies)
+    try:
+        withheld = [annotation for annotation in log.withheld() if annotation.tag == tag]
+    finally:
+        log.close()
+    return {each.case_id: _reason(each) for each in withheld if _is_there(each, label_path)}
+
+
+def _is_there(annotation: Annotation, label_path: Callable[[str], Path | None]) -> bool:
+    try:
+        path = label_path(annotation.case_id)
+    except NotFoundError:
+        return False
+    return path is not None and sha256_of_file(path) == annotation.sha256
+
+
+def _reason(annotation: Annotation) -> str:
+    if annotation.quarantine_reason:
+        return (
+            f"quarantined: {annotation.quarantine_reason}; "
+            f"'medai annotations STUDIES --release {annotation.annotation_id}' lets it train"
+        )
+    by = f" by {annotation.review_by}" if annotation.review_by else ""
+    return f"flagged{by} in review; approve it in 3D Slicer's MONAILabelReviewer, or submit a better one"

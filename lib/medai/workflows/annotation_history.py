@@ -1,0 +1,31 @@
+"""The history of a study's labels, as the command line and the server tell it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from medai.domain.annotation import Annotation
+from medai.errors import NotFoundError
+from medai.store.annotations import AnnotationLog, has_history
+
+
+def open_history(studies: Path) -> AnnotationLog:
+    """Open the history of a study that has one.
+
+    Raises:
+        NotFoundError: no such study, or no label was ever submitted to it through medai.
+    """
+    if not studies.is_dir():
+        raise NotFoundError(f"There is no study folder '{studies}'. Check the path.")
+    if not has_history(studies):
+        raise NotFoundError(
+            f"The study '{studies}' has no history of annotations yet: 'medai serve' begins one with the first label."
+        )
+    return AnnotationLog(studies)
+
+
+def annotation_to_json(annotation: Annotation) -> dict[str, Any]:
+    """An annotation as plain JSON, with whether it trains; its file's name is below ``.medai/annotations``."""
+    return {**dataclasses.asdict(annotation), "review": str(annotation.review), "trains": annotation.trains}

@@ -1,0 +1,88 @@
+"""What is quarantined, and what must not be."""
+
+import numpy as np
+import pytest
+
+from medai.domain import LabelMap, Segment, Volume
+from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
+from medai.geometry import VolumeGeometry
+
+SHAPE = (80, 70, 12)
+GEOMETRY = VolumeGeometry(shape_ijk=SHAPE, affine_ijk_to_ras_mm=np.diag([4.0, 4.5, 5.0, 1.0]))
+
+
+def label_map(labels, geometry=GEOMETRY):
+    segments = (Segment(value=1, name="nodule"),)
+    return LabelMap(geometry=geometry, labels=labels.astype(np.uint8), segments=segments)
+
+
+def block(start, stop):
+    labels = np.zeros(SHAPE)
+    labels[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))] = 1
+    return label_map(labels)
+
+
+@pytest.fixture
+def chest():
+    """A trunk of soft tissue with one lung in air, and a table of 0 HU under it."""
+    image_hu = np.full(SHAPE, -1000, dtype=np.int16)
+    image_hu[10:70, 10:50] = 40
+    image_hu[20:40, 20:40] = -850
+    image_hu[10:70, 60:64] = 0
+    return Volume(geometry=GEOMETRY, image_hu=image_hu)
+
+
+def test_a_nodule_in_the_lung_is_fine_in_every_respect(chest):
+    nodule = block((28, 28, 4), (31, 31, 7))
+    assert shape_problem(nodule) == ""
+    assert air_problem(nodule, chest) == ""
+    assert place_problem(nodule, chest) == ""
+
+
+def test_a_label_in_the_air_beside_the_patient(chest):
+    assert "is air (below -900 HU)" in air_problem(block((0, 0, 0), (5, 5, 5)), chest)
+    assert "outside the body" in place_problem(block((0, 0, 0), (5, 5, 5)), chest)
+
+
+def test_a_label_on_the_table(chest):
+    assert place_problem(block((20, 60, 2), (26, 64, 6)), chest) == "100% of it lies outside the body"
+
+
+def test_a_crop_is_not_judged_by_its_body():
+    geometry = VolumeGeometry(shape_ijk=(30, 31, 12), affine_ijk_to_ras_mm=np.diag([1.0, 1.0, 2.0, 1.0]))
+    image_hu = np.full(geometry.shape_ijk, -850, dtype=np.int16)
+    image_hu[:, :5] = 40
+    labels = np.zeros(geometry.shape_ijk)
+    labels[10:14, 12:16, 4:8] = 1
+    assert place_problem(label_map(labels, geometry), Volume(geometry=geometry, image_hu=image_hu)) == ""
+
+
+def test_an_empty_label_has_nothing_wrong_with_it(chest):
+    empty = label_map(np.zeros(SHAPE))
+    assert shape_problem(empty) == air_problem(empty, chest) == place_problem(empty, chest) == ""
+
+
+def test_a_shattered_label():
+    labels = np.zeros(SHAPE)
+    labels[::3, ::3, ::3] = 1
+    fine = VolumeGeometry(shape_ijk=SHAPE, affine_ijk_to_ras_mm=np.diag([0.5, 0.5, 1.0, 1.0]))
+    assert "2592 separate parts" in shape_problem(label_map(labels, fine))
+
+
+def test_an_absurd_volume():
+    # 40 × 40 × 12 voxels of 90 mm³
+    assert "1728 ml" in shape_problem(block((0, 0, 0), (40, 40, 12)))
+
+
+@pytest.mark.parametrize(
+    ("peers", "proposal", "is_odd"),
+    [
+        ([0.1], None, False),
+        ([0.1, 0.2], None, True),
+        ([0.1, 0.2], 0.1, True),
+        ([0.1, 0.2], 0.9, False),
+        ([0.9, 0.8], 0.0, False),
+    ],
+)
+def test_a_label_is_odd_against_two_peers_and_the_model_only(peers, proposal, is_odd):
+    assert ("mean Dice of 0.15" in agreement_problem(peers, proposal)) is is_odd
