@@ -3,7 +3,7 @@
 ``<study>/.medai/regression/nodule_click/``: ``set.json`` and, for nodules from outside the study, ``<case id>.npz``.
 
 - From outside: real nodules of held-back patients where ``MEDAI_REAL_DATA`` names a folder with ``lidc_nodules/``, else
-  phantom nodules of fixed seeds, ``EACH`` of every size and texture. They are cut out once, at a study's first training
+  phantom nodules of fixed seeds, two of every size and texture. They are cut out once, at a study's first training
   (seconds), and kept as they are: a later release that draws phantoms otherwise judges on the same ones.
 - From the study: the nodules of its first held-back patients, at most ``MOST_OF_STUDY``, by their case ids. Their truth
   is the label of today: an annotator's first slip is not frozen into the gate. Those whose label is gone are left out.
@@ -48,8 +48,9 @@ SET_FILE = "set.json"
 REAL_DATA_VARIABLE = "MEDAI_REAL_DATA"
 REAL_FOLDER = "lidc_nodules"
 
-EACH = 2
-"""Nodules from outside of each size and texture: six of a size, eight of a texture, and seconds to judge."""
+REAL_EACH = 3
+"""Real nodules of each size and texture, as far as there are. Of the phantoms there are two: six of a size, eight of a
+texture."""
 MOST_OF_STUDY = 12
 PHANTOM_DIAMETERS_MM = (5.0, 7.0, 11.0, 19.0)
 """One in each class of size below 30 mm; a mass does not fit beside the others."""
@@ -166,7 +167,7 @@ def _kept(
 
 
 def _real_nodules() -> Iterator[tuple[ClickCase, NoduleKind, float]]:
-    """Real nodules of patients that the starters were not trained on, ``EACH`` of a size and texture."""
+    """Real nodules of patients that the starters were not trained on, ``REAL_EACH`` of a size and texture."""
     named = os.environ.get(REAL_DATA_VARIABLE)
     if not named or not (Path(named) / REAL_FOLDER).is_dir():
         return
@@ -181,7 +182,7 @@ def _real_nodules() -> Iterator[tuple[ClickCase, NoduleKind, float]]:
         if kind is None or nodule.diameter_mm is None or not is_validation_patient(nodule.patient_id):
             continue
         group = (size_class_of(nodule.diameter_mm), kind)
-        if taken.get(group, 0) >= EACH:
+        if taken.get(group, 0) >= REAL_EACH:
             continue
         try:
             case = load_nodule(nodule)
