@@ -217,7 +217,7 @@ def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRule
     for subgroup in sorted(subgroups, key=lambda subgroup: subgroup.figures.difference):
         figures = subgroup.figures
         what = (
-            f"worse on old cases of {subgroup.by} {subgroup.group}, mean {measure} {figures.champion_mean:.3f} → "
+            f"worse on old cases, {subgroup.by} {subgroup.group}: mean {measure} {figures.champion_mean:.3f} → "
             f"{figures.challenger_mean:.3f} on {figures.case_count} case{'' if figures.case_count == 1 else 's'}"
         )
         if -figures.difference > rules.subgroup_limit:

@@ -8,7 +8,8 @@
 - From the study: the nodules of its first held-back patients, at most ``MOST_OF_STUDY``, by their case ids. Their truth
   is the label of today: an annotator's first slip is not frozen into the gate. Those whose label is gone are left out.
 
-Sizes and textures are decided when a nodule enters the set and stay.
+Sizes and textures are decided when a nodule enters the set and stay. The two sorts are never one subgroup: a gain on
+what the session is about must not hide a loss elsewhere.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ REAL_EACH = 3
 """Real nodules of each size and texture, as far as there are. Of the phantoms there are two: six of a size, eight of a
 texture."""
 MOST_OF_STUDY = 12
+STUDY_GROUPS = "study "
+"""Leads the names of what the study's own nodules are grouped by: "study size"."""
 PHANTOM_DIAMETERS_MM = (5.0, 7.0, 11.0, 19.0)
 """One in each class of size below 30 mm; a mass does not fit beside the others."""
 PHANTOM_SEEDS = (20240301, 20240302)
@@ -107,7 +110,8 @@ def old_nodules(
             case = None if entry.patient in in_study else _load(folder, entry)
         if case is not None:
             examples.append(case)
-            groups[case.case_id] = {"size": entry.size, "texture": entry.texture}
+            prefix = STUDY_GROUPS if entry.source == "study" else ""
+            groups[case.case_id] = {f"{prefix}size": entry.size, f"{prefix}texture": entry.texture}
     return OldExamples(examples=tuple(examples), groups_of_case=groups)
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from medai.store.layout import state_folder
 from medai.workflows.run_tracking import RunEnd, TrackedRun
@@ -31,6 +32,7 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _BY_CASE = ("champion_score", "challenger_score")
 
 
@@ -89,12 +91,26 @@ class MlflowTracker:
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._state_folder.mkdir(parents=True, exist_ok=True)
             address = self._address or f"sqlite:///{self._state_folder / DATABASE_FILE}"
+            _check_database(address)
             self._client = MlflowClient(tracking_uri=address)
         return self._client
 
     def _artifacts(self) -> str | None:
         """Where files go: into the study for its own store, else where the server says."""
         return (self._state_folder / ARTIFACT_FOLDER).as_uri() if self._address is None else None
+
+
+def _check_database(address: str) -> None:
+    """Connect once where the address is a database's: MLflow itself tries for a hundred seconds before it gives up."""
+    if urlsplit(address).scheme.partition("+")[0] not in _DATABASES:
+        return
+    from sqlalchemy import create_engine
+
+    engine = create_engine(address)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _without_cases(verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def retrain(
     """
     family = family or family_of(CLICK_TASK)
     tracker = tracker or NoTracker()
-    with training_run(study.folder) as run, tracked(tracker, _tracked_run(run, family, config)):
+    with training_run(study.folder) as run:
         steps = _Steps(
             run=run,
             family=family,
@@ -136,41 +136,41 @@ def retrain(
         champion = registry.champion(family.task)
         examples = family.collect(study, should_stop=should_stop)
         labels = label_digests(study, examples)
+        with tracked(tracker, _tracked_run(run, family, config, examples)):
+            steps.enter("judge champion")
+            old = _old_examples(family, study, examples, should_stop)
+            champion_score = _scores(family, champion.weights_path, examples.held_back, old.examples, config.device)
+            steps.score = float(np.mean([champion_score[example.case_id] for example in examples.held_back]))
 
-        steps.enter("judge champion")
-        old = _old_examples(family, study, examples, should_stop)
-        champion_score = _scores(family, champion.weights_path, examples.held_back, old.examples, config.device)
-        steps.score = float(np.mean([champion_score[example.case_id] for example in examples.held_back]))
-
-        steps.enter("train")
-        challenger_path = family.train(
-            examples.train,
-            start_from=champion.weights_path,
-            output_folder=run.work_folder,
-            config=config,
-            on_epoch=steps.epoch_done,
-            should_stop=should_stop,
-        )
-
-        steps.enter("judge challenger")
-        challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
-        verdict = _judge(family, config, examples, old, champion_score, challenger_score)
-        _tell_verdict(tracker, verdict, champion)
-        serving = champion
-        if verdict.publish:
-            steps.enter("publish")
-            convert_ahead(challenger_path, device=config.device)
-            card = _card(champion, examples, config) | labels
-            serving = registry.publish(
-                family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
+            steps.enter("train")
+            challenger_path = family.train(
+                examples.train,
+                start_from=champion.weights_path,
+                output_folder=run.work_folder,
+                config=config,
+                on_epoch=steps.epoch_done,
+                should_stop=should_stop,
             )
-        else:
-            _keep_refusal(registry, family, verdict, champion, run)
 
-        report = _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done)
-        run.write_report(report.to_json())
-        steps.score = report.challenger_score if report.published else report.champion_score
-        steps.enter("done")
+            steps.enter("judge challenger")
+            challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
+            verdict = _judge(family, config, examples, old, champion_score, challenger_score)
+            _tell_verdict(tracker, verdict, champion)
+            serving = champion
+            if verdict.publish:
+                steps.enter("publish")
+                convert_ahead(challenger_path, device=config.device)
+                card = _card(champion, examples, config) | labels
+                serving = registry.publish(
+                    family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
+                )
+            else:
+                _keep_refusal(registry, family, verdict, champion, run)
+
+            report = _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done)
+            run.write_report(report.to_json())
+            steps.score = report.challenger_score if report.published else report.champion_score
+            steps.enter("done")
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)
     return report
 
@@ -229,7 +229,9 @@ def _keep_refusal(
         logger.warning("The refusal is in the report of run %s alone: %s", run.run_id, error)
 
 
-def _tracked_run(run: TrainingRun, family: Family[Any], config: RetrainConfig) -> TrackedRun:
+def _tracked_run(
+    run: TrainingRun, family: Family[Any], config: RetrainConfig, examples: LabelledExamples[Any]
+) -> TrackedRun:
     rules = {f"rule_{name}": value for name, value in asdict(config.rules or family.rules).items()}
     return TrackedRun(
         run_id=run.run_id,
@@ -241,6 +243,8 @@ def _tracked_run(run: TrainingRun, family: Family[Any], config: RetrainConfig) -
             "epochs": config.epochs,
             "device": config.device,
             "seed": config.seed,
+            "train_examples": len(examples.train),
+            "held_back_examples": len(examples.held_back),
             "medai_version": __version__,
             **rules,
         },
@@ -255,7 +259,7 @@ def _tell_verdict(tracker: RunTracker, verdict: Verdict, champion: ModelVersion)
         "gain": figures.difference,
         "gain_low": figures.low,
         "gain_high": figures.high,
-        "published": float(verdict.publish),
+        "passed_the_gate": float(verdict.publish),
     }
     if verdict.subgroups:
         numbers["worst_subgroup_change"] = min(subgroup.figures.difference for subgroup in verdict.subgroups)

@@ -115,7 +115,7 @@ def test_a_subgroup_worse_beyond_doubt_is_named_with_its_figures(rng):
     verdict = judged_with(old_cases({"<6 mm": 0.05, "6-8 mm": -0.06}, spread=0.004), rng)
     assert not verdict.publish
     assert verdict.reason.startswith(
-        "Refused: worse on old cases of size <6 mm, mean Dice 0.800 → 0.750 on 6 cases; 90 % interval of the change -0."
+        "Refused: worse on old cases, size <6 mm: mean Dice 0.800 → 0.750 on 6 cases; 90 % interval of the change -0."
     )
     assert verdict.reason.endswith("a loss of 0.02 is accepted.")
 
