@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from medai.errors import StorageError
+from medai.registry.version_files import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def append_event(path: Path, event: HistoryEvent) -> None:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(path.parent)
     except OSError as error:
         raise StorageError(f"{path} could not be written ({error}): free space there.") from error
 

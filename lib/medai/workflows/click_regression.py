@@ -31,7 +31,7 @@ from medai.domain.click_case import ClickCase
 from medai.errors import CancelledByUserError, MedaiError, StorageError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.phantom import NoduleSpec, PhantomConfig, make_phantom
-from medai.store.atomic import publish, staged_file, write_json
+from medai.store.atomic import publish, staged_file, sweep, write_json
 from medai.store.layout import state_folder
 from medai.store.split import patient_key_of_case
 from medai.training.classification_fit import kind_of_texture
@@ -92,6 +92,7 @@ def old_nodules(
     folder = state_folder(study.folder) / REGRESSION_FOLDER / CLICK_TASK
     entries = _read_set(folder)
     if entries is None:
+        sweep(folder)
         entries = _from_outside(folder, should_stop)
         _write_set(folder, entries)
     of_study = [entry for entry in entries if entry.source == "study"]

@@ -56,6 +56,10 @@ class MlflowTracker:
         name = f"{EXPERIMENT_PREFIX}{run.task}"
         experiment = client.get_experiment_by_name(name)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, self._artifacts())
+        if self._address is None:
+            # One training at a time writes to a study's own store: a run that is still open there was killed.
+            for left in client.search_runs([experiment_id], filter_string="attributes.status = 'RUNNING'"):
+                client.set_terminated(left.info.run_id, status=_STATUS["stopped"])
         self._run_id = client.create_run(experiment_id, run_name=run.run_id).info.run_id
         for key, value in run.parameters.items():
             client.log_param(self._run_id, key, value)

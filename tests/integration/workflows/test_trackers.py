@@ -71,6 +71,16 @@ def test_a_second_training_is_a_second_run_of_the_same_experiment(run, tmp_path)
     assert len(client.search_runs([client.get_experiment_by_name("medai nodule_click").experiment_id])) == 2
 
 
+def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(run, tmp_path):
+    from mlflow import MlflowClient
+
+    MlflowTracker(tmp_path / "study").begin(run)
+    tell(MlflowTracker(tmp_path / "study"), run)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'study' / '.medai' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("medai nodule_click").experiment_id])
+    assert sorted(found.info.status for found in runs) == ["FINISHED", "KILLED"]
+
+
 def test_a_store_elsewhere_is_told_no_case(run, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
