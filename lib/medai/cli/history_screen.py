@@ -28,21 +28,26 @@ def show_history(screen: Console, events: Iterable[HistoryEvent]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("when (UTC)", "what", "answers since", "before", "score", "why", "who")
+    table = Table()
+    for name in ("when (UTC)", "what", "answers since"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("why")
     for event in events:
         table.add_row(
-            event.at,
-            f"[{_COLOURS[event.kind]}]{event.kind}[/]",
-            event.version_id or event.former,
-            event.former,
-            _score(event),
+            event.at[:16].replace("T", " "),
+            f"[{_COLOURS[event.kind]}]{event.kind}[/]\n{_score(event) or escape(event.who)}",
+            f"{event.version_id or event.former}\n[dim]{_before(event)}[/]",
             escape(event.reason),
-            escape(event.who or "the gate"),
         )
     if not table.row_count:
         screen.print("Nothing has been decided yet: the packaged starter answers.")
         return
     screen.print(table)
+
+
+def _before(event: HistoryEvent) -> str:
+    """The version left; nothing where the champion stayed."""
+    return f"was {event.former}" if event.kind.is_publish else ""
 
 
 def _score(event: HistoryEvent) -> str:
