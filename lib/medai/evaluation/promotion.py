@@ -12,8 +12,8 @@ A retrained model is published only where patients that no training run has seen
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 5. What was gained on the study is not paid for elsewhere. On the fixed old cases (``OldCases``) each subgroup counts by
    itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
-   is worse by more than ``subgroup_margin`` beyond the bootstrap's doubt (the 90 % interval lies below it as a whole),
-   or a subgroup of any count by more than ``subgroup_limit``.
+   loses more than ``subgroup_margin`` and is worse beyond the bootstrap's doubt (its whole 90 % interval is a loss), or
+   a subgroup of any count loses more than ``subgroup_limit``.
 """
 
 from __future__ import annotations
@@ -222,7 +222,8 @@ def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRule
         )
         if -figures.difference > rules.subgroup_limit:
             return f"Refused: {what}; no subgroup may lose more than {rules.subgroup_limit:g}."
-        if figures.patient_count >= rules.subgroup_patients and figures.high < -rules.subgroup_margin:
+        is_lost = -figures.difference > rules.subgroup_margin and figures.high < 0
+        if is_lost and figures.patient_count >= rules.subgroup_patients:
             return (
                 f"Refused: {what}; 90 % interval of the change {figures.low:+.3f} to {figures.high:+.3f}, a loss of "
                 f"{rules.subgroup_margin:g} is accepted."

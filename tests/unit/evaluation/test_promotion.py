@@ -127,8 +127,14 @@ def test_a_subgroup_worse_within_the_margin_is_no_obstacle(rng):
 def test_a_loss_that_may_be_chance_is_no_obstacle(rng):
     verdict = judged_with(old_cases({"<6 mm": 0.03}, spread=0.04), rng)
     assert verdict.subgroups[0].figures.difference == pytest.approx(-0.03)
-    assert verdict.subgroups[0].figures.high > -0.02
+    assert verdict.subgroups[0].figures.high > 0
     assert verdict.publish
+
+
+def test_a_certain_loss_is_refused_though_its_interval_reaches_into_the_margin(rng):
+    verdict = judged_with(old_cases({"<6 mm": 0.03}, spread=0.01), rng)
+    assert -0.02 < verdict.subgroups[0].figures.high < 0
+    assert not verdict.publish
 
 
 def test_too_few_cases_forbid_by_the_hard_limit_alone(rng):
