@@ -81,6 +81,7 @@ def _show_study(screen: Console, card: StudyCard, shown: ShownCard) -> None:
         ("published", card.published_at),
         ("trained from", card.trained_from),
         ("trained on", f"{len(card.trained_on)} cases: {', '.join(card.trained_on)}"),
+        ("their labels", ", ".join(f"{case} {card.label_sha256.get(case, '')[:12]}" for case in card.trained_on)),
         ("judged on", f"{len(card.judged_on)} cases of other patients: {', '.join(card.judged_on)}"),
         ("training", f"{card.epochs} epochs, seed {card.seed}"),
         ("verdict", str(verdict.get("reason", ""))),

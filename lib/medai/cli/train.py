@@ -52,6 +52,11 @@ def train(
     card_only: Annotated[
         bool, typer.Option("--card-only", help="Task: measure FOLDER's weights and write their card anew.")
     ] = False,
+    tracking: Annotated[
+        str | None,
+        typer.Option(metavar="local|off|URL", help="Study: where MLflow keeps the run; default: in the study."),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(min=2, help="Study: model versions kept on disk; default: 5.")] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Retrain a study's model on its submitted labels (it is published if it is better), or make a starter.
@@ -68,6 +73,8 @@ def train(
     if data is not None and is_task(target, data):
         if task is not None:
             raise InputError(f"--task belongs to a study folder; the task named here is '{target}'.")
+        if tracking is not None or keep is not None:
+            raise InputError(f"--tracking and --keep belong to a study folder; the task named here is '{target}'.")
         outcome = _make_starter(
             target,
             data,
@@ -94,6 +101,8 @@ def train(
             Path(target),
             task,
             {"epochs": epochs or STUDY_EPOCHS, "device": device, "seed": 1 if seed is None else seed},
+            tracking=tracking or "local",
+            keep=keep,
             on_screen=console(json_file),
         )
     write_json(json_file, outcome)
@@ -131,12 +140,17 @@ def is_task(target: str, data: Path | None) -> bool:
     return False
 
 
-def _retrain(studies: Path, task: str | None, values: dict[str, Any], *, on_screen: Console) -> dict[str, Any]:
+def _retrain(
+    studies: Path, task: str | None, values: dict[str, Any], *, tracking: str, keep: int | None, on_screen: Console
+) -> dict[str, Any]:
+    from medai.registry.keep_policy import DEFAULT_KEEP
     from medai.store.study import StudyStore
     from medai.workflows.families import CLICK_TASK, family_of
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
+    from medai.workflows.run_tracking import resolve_tracking, trackers_for
 
+    tracker = trackers_for(studies, resolve_tracking(tracking))
     config, family = RetrainConfig(**values), family_of(task or CLICK_TASK)
     with progress_bar(on_screen) as bar:
         shown = bar.add_task("Training", total=config.epochs)
@@ -146,11 +160,12 @@ def _retrain(studies: Path, task: str | None, values: dict[str, Any], *, on_scre
 
         report = retrain(
             StudyStore(studies),
-            open_registry(studies),
+            open_registry(studies, keep=keep or DEFAULT_KEEP),
             config,
             on_progress=show,
             should_stop=lambda: False,
             family=family,
+            tracker=tracker,
         )
     mark = "[green]published[/]" if report.published else "[yellow]not published[/]"
     on_screen.print(f"{mark}: {report.reason}")

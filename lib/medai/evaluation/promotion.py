@@ -10,11 +10,15 @@ A retrained model is published only where patients that no training run has seen
    rule takes its place: no single held-back patient may lose more than ``few_patient_loss``. Single nodules may: with
    two or three a patient, one of them turns for the worse in nearly every training that helps.
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
+5. What was gained on the study is not paid for elsewhere. On the fixed old cases (``OldCases``) each subgroup counts by
+   itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
+   loses more than ``subgroup_margin`` and is worse beyond the bootstrap's doubt (its whole 90 % interval is a loss), or
+   a subgroup of any count loses more than ``subgroup_limit``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,22 +37,67 @@ class PromotionRules:
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
         few_patient_loss: mean score that any single patient may lose where there are fewer patients.
+        subgroup_margin: mean score that a subgroup of the old cases may lose; below it two trainings of one network
+            differ as much.
+        subgroup_patients: from this many patients on, a subgroup's interval says something.
+        subgroup_limit: mean score that no subgroup may lose, however few cases it has.
     """
 
     margin: float = 0.002
     few_patients: int = 5
     largest_probability_worse: float = 0.1
     few_patient_loss: float = 0.02
+    subgroup_margin: float = 0.02
+    subgroup_patients: int = 5
+    subgroup_limit: float = 0.15
 
     def __post_init__(self) -> None:
         limits = {
             "margin": self.margin,
             "largest_probability_worse": self.largest_probability_worse,
             "few_patient_loss": self.few_patient_loss,
+            "subgroup_margin": self.subgroup_margin,
+            "subgroup_limit": self.subgroup_limit,
         }
         for name, value in limits.items():
             if not 0 <= value < 1:
                 raise InputError(f"The promotion rule '{name}' is {value}; it must lie between 0 and 1.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OldCases:
+    """Both models on a fixed set of old cases, in subgroups.
+
+    Attributes:
+        champion_score: case id to score (0–1, higher is better).
+        challenger_score: the same cases, the challenger.
+        groups_of_case: case id to what it is grouped by and its group: ``{"size": "6-8 mm", "texture": "solid"}``.
+        patient_of_case: case id to patient; None: each case is a patient of its own.
+    """
+
+    champion_score: Mapping[str, float]
+    challenger_score: Mapping[str, float]
+    groups_of_case: Mapping[str, Mapping[str, str]]
+    patient_of_case: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubgroupDifference:
+    """The two models on one subgroup of the old cases.
+
+    Attributes:
+        by: what the cases are grouped by: "size", "texture".
+        group: the subgroup's name: "6-8 mm".
+        figures: the comparison.
+    """
+
+    by: str
+    group: str
+    figures: PairedDifference
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"by": self.by, "group": self.group, "figures": asdict(self.figures)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +112,7 @@ class Verdict:
         measure: what the scores are.
         champion_score: case id to the champion's score on the held-back cases.
         challenger_score: the same of the challenger.
+        subgroups: the old cases, subgroup by subgroup; empty where there were none to judge on.
     """
 
     publish: bool
@@ -72,6 +122,7 @@ class Verdict:
     measure: str
     champion_score: Mapping[str, float]
     challenger_score: Mapping[str, float]
+    subgroups: tuple[SubgroupDifference, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values for ``verdict.json`` and reports."""
@@ -83,6 +134,7 @@ class Verdict:
             "measure": self.measure,
             "champion_score": dict(self.champion_score),
             "challenger_score": dict(self.challenger_score),
+            "subgroups": [subgroup.to_json() for subgroup in self.subgroups],
         }
 
 
@@ -93,6 +145,7 @@ def judge(
     patient_of_case: Mapping[str, str] | None = None,
     rules: PromotionRules | None = None,
     measure: str = "Dice",
+    old_cases: OldCases | None = None,
     rng: np.random.Generator,
 ) -> Verdict:
     """Decide whether the challenger is published (the module says by which rule).
@@ -103,6 +156,7 @@ def judge(
         patient_of_case: case id to patient; None: each case is a patient of its own.
         rules: thresholds; None: the defaults.
         measure: what the scores are, for the reason.
+        old_cases: both models on the fixed old cases; None: the family has none.
         rng: draws the bootstrap samples.
 
     Returns:
@@ -114,6 +168,9 @@ def judge(
     rules = rules or PromotionRules()
     figures = paired_difference(champion_score, challenger_score, patient_of_case=patient_of_case, rng=rng)
     publish, reason = _decide(figures, rules, measure)
+    subgroups = subgroup_differences(old_cases, rng=rng) if old_cases is not None else ()
+    if publish and (lost := _lost_subgroup(subgroups, rules, measure)):
+        publish, reason = False, lost
     return Verdict(
         publish=publish,
         reason=reason,
@@ -122,7 +179,56 @@ def judge(
         measure=measure,
         champion_score=dict(champion_score),
         challenger_score=dict(challenger_score),
+        subgroups=subgroups,
     )
+
+
+def subgroup_differences(old_cases: OldCases, *, rng: np.random.Generator) -> tuple[SubgroupDifference, ...]:
+    """Compare two models on each subgroup of the old cases.
+
+    Args:
+        old_cases: the scores and the groups; a case without a group of a kind is in none of that kind.
+        rng: draws the bootstrap samples.
+
+    Returns:
+        By what the cases are grouped, then by the group's name.
+
+    Raises:
+        InputError: different cases, or a score that is not finite.
+    """
+    cases_of_group: dict[tuple[str, str], list[str]] = {}
+    for case_id, groups in sorted(old_cases.groups_of_case.items()):
+        for by, group in groups.items():
+            cases_of_group.setdefault((by, group), []).append(case_id)
+    found = []
+    for (by, group), cases in sorted(cases_of_group.items()):
+        figures = paired_difference(
+            {case: old_cases.champion_score[case] for case in cases if case in old_cases.champion_score},
+            {case: old_cases.challenger_score[case] for case in cases if case in old_cases.challenger_score},
+            patient_of_case=old_cases.patient_of_case,
+            rng=rng,
+        )
+        found.append(SubgroupDifference(by=by, group=group, figures=figures))
+    return tuple(found)
+
+
+def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRules, measure: str) -> str:
+    """Why a subgroup forbids the promotion, the worst one first; "" where none does."""
+    for subgroup in sorted(subgroups, key=lambda subgroup: subgroup.figures.difference):
+        figures = subgroup.figures
+        what = (
+            f"worse on old cases, {subgroup.by} {subgroup.group}: mean {measure} {figures.champion_mean:.3f} → "
+            f"{figures.challenger_mean:.3f} on {figures.case_count} case{'' if figures.case_count == 1 else 's'}"
+        )
+        if -figures.difference > rules.subgroup_limit:
+            return f"Refused: {what}; no subgroup may lose more than {rules.subgroup_limit:g}."
+        is_lost = -figures.difference > rules.subgroup_margin and figures.high < 0
+        if is_lost and figures.patient_count >= rules.subgroup_patients:
+            return (
+                f"Refused: {what}; 90 % interval of the change {figures.low:+.3f} to {figures.high:+.3f}, a loss of "
+                f"{rules.subgroup_margin:g} is accepted."
+            )
+    return ""
 
 
 def _decide(figures: PairedDifference, rules: PromotionRules, measure: str) -> tuple[bool, str]:

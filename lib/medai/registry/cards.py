@@ -151,8 +151,11 @@ class StudyCard(_Part):
         trained_from: the version it started from.
         trained_on: cases of the study it has seen.
         judged_on: cases of the study, of other patients, that it was compared with its predecessor on.
+        label_sha256: case of the study to the sha256 of its label's file, of both sorts of cases.
+        split_sha256: of the file that says which patient trains and which judges.
         epochs: passes over the labels.
         seed: of the training.
+        training_config: what the training was asked for; the network's own configuration is in the weights' file.
         published_at: UTC.
     """
 
@@ -161,8 +164,11 @@ class StudyCard(_Part):
     trained_from: str = ""
     trained_on: tuple[str, ...] = ()
     judged_on: tuple[str, ...] = ()
+    label_sha256: dict[str, str] = Field(default_factory=dict)
+    split_sha256: str = ""
     epochs: int | None = None
     seed: int | None = None
+    training_config: dict[str, Any] = Field(default_factory=dict)
     published_at: str = ""
 
 

@@ -3,7 +3,9 @@
 On disk, one folder a task::
 
     <folder>/<task>/versions/<version_id>/{weights.safetensors, card.json, verdict.json}
-    <folder>/<task>/champion.json       {"version_id": …, "former": [version ids, latest first]}
+    <folder>/<task>/champion.json       {"version_id": …, "former": [version ids, latest first], "event": …}
+    <folder>/<task>/history.jsonl       what was decided, the refused ones too (``registry.history``)
+    <folder>/<task>/pinned.json         {"version_ids": [what is never removed]}
     <folder>/<task>/.lock
 
 What holds, whatever dies when:
@@ -13,7 +15,9 @@ What holds, whatever dies when:
 - Weights are compared with the sha256 of their card before they are handed out the first time in a process. A champion
   that is missing or damaged is passed over, with a warning in the log: its predecessors follow, last the packaged
   starter.
-- Publishing and rolling back hold the task's file lock, so two processes take turns. Reading takes no lock.
+- Whatever changes something holds the task's file lock, so two processes take turns. Reading takes no lock.
+- A rollback and a promotion by hand are publishes of a version on disk: the pointer names it, nothing is copied.
+- Disk use is bounded (``registry.keep_policy``); the champion, its predecessor and what is pinned are never removed.
 - No weights at all is an error, never a network of random weights.
 
 ``champion`` costs one read of some hundred bytes while nothing changes, so a server asks it on every request and
@@ -23,37 +27,36 @@ repeat when two publishes follow each other within a clock tick.) Threads may sh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from medai.errors import ConflictError, InputError, ModelError, StorageError
+from medai.errors import ConflictError, InputError, ModelError, NotFoundError, StorageError
 from medai.evaluation.promotion import Verdict
 from medai.registry import version_files
+from medai.registry.champion_pointer import (
+    POINTER_FILE,
+    Pointer,
+    parse_pointer,
+    pointer_content,
+    write_pointer,
+)
+from medai.registry.history import HISTORY_FILE, EventKind, HistoryEvent, append_event, read_events
+from medai.registry.keep_policy import DEFAULT_KEEP, REMOVING_PREFIX, KeepPolicy, prune
+from medai.registry.task_lock import TaskLock
 from medai.registry.version_files import STARTER, ModelVersion
 
 logger = logging.getLogger(__name__)
 
 PACKAGED_STARTERS = Path(__file__).parent / "starter"
-DEFAULT_KEEP = 5
-LOCK_TIMEOUT_S = 120.0
-"""A publish copies some tens of megabytes: a lock held longer belongs to a process that hangs."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pointer:
-    """The champion's id and those it replaced, latest first."""
-
-    version_id: str = STARTER
-    former: tuple[str, ...] = ()
+PINNED_FILE = "pinned.json"
 
 
 class ModelRegistry:
@@ -62,17 +65,21 @@ class ModelRegistry:
     Args:
         folder: where versions are kept; made at the first publish. A study keeps its own in ``.medai/models``.
         starter_folder: weights that serve until something better is published.
-        keep: number of versions kept on disk a task, at least 2. The champion and its predecessor always stay.
+        keep: number of versions kept on disk a task, at least 2. The champion, its predecessor and what is pinned stay.
+        keep_mb: megabytes they may take together a task; None: no limit.
     """
 
-    def __init__(self, folder: Path, *, starter_folder: Path = PACKAGED_STARTERS, keep: int = DEFAULT_KEEP) -> None:
-        if keep < 2:
-            raise InputError(
-                f"A registry keeps the champion and its predecessor: 'keep' is {keep}, it must be 2 or more."
-            )
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        starter_folder: Path = PACKAGED_STARTERS,
+        keep: int = DEFAULT_KEEP,
+        keep_mb: float | None = None,
+    ) -> None:
+        self._policy = KeepPolicy(count=keep, limit_mb=keep_mb)
         self.folder = Path(folder)
         self._starter_folder = Path(starter_folder)
-        self._keep = keep
         self._lock = threading.Lock()
         self._cached: dict[str, tuple[bytes | None, ModelVersion]] = {}
         self._sound: set[tuple[str, str]] = set()
@@ -85,7 +92,7 @@ class ModelRegistry:
             ModelError: there are no sound weights for the task, neither published nor packaged.
         """
         version_files.check_task(task)
-        content = self._pointer_content(task)
+        content = pointer_content(self._pointer_path(task))
         cached = self._cached.get(task)
         if cached and cached[0] == content:
             return cached[1]
@@ -114,6 +121,7 @@ class ModelRegistry:
         verdict: Verdict,
         *,
         judged_against: str | None = None,
+        run_id: str = "",
     ) -> ModelVersion:
         """Make a model the champion of its task.
 
@@ -124,6 +132,7 @@ class ModelRegistry:
             verdict: the gate's decision; a refused model is not published.
             judged_against: version id of the champion that the verdict compares with; where another one has been
                 published since, the verdict says nothing about it and the publish is refused. None: not checked.
+            run_id: the training run it comes from, for the history.
 
         Returns:
             The new champion.
@@ -154,14 +163,89 @@ class ModelRegistry:
                 card={**card, "predecessor": current_id, "published_at": _now()},
                 verdict=verdict.to_json(),
             )
-            former = (current_id, *(v for v in pointer.former if v != current_id))
-            self._write_pointer(task, _Pointer(version_id=version.version_id, former=former[: self._keep]))
+            event = HistoryEvent(
+                kind=EventKind.PUBLISHED,
+                version_id=version.version_id,
+                former=current_id,
+                reason=verdict.reason,
+                run_id=run_id,
+                verdict=verdict.to_json(),
+            )
+            self._make_champion(task, pointer, event, former=(current_id, *pointer.former))
             self._prune(task)
         logger.info("Published %s of '%s', in place of %s", version.version_id, task, current_id)
         return version
 
-    def rollback(self, task: str) -> ModelVersion:
+    def record_refusal(self, task: str, verdict: Verdict, *, judged_against: str, run_id: str = "") -> None:
+        """Keep the verdict on a challenger that was refused; nothing else changes.
+
+        Args:
+            task: the task.
+            verdict: the gate's decision.
+            judged_against: version id of the champion that stays.
+            run_id: the training run.
+
+        Raises:
+            InputError: the verdict is no refusal.
+            StorageError: the disk refused.
+        """
+        version_files.check_task(task)
+        if verdict.publish:
+            raise InputError(f"A challenger that was promoted is published, not recorded as refused: {verdict.reason}")
+        event = HistoryEvent(
+            kind=EventKind.REFUSED,
+            version_id="",
+            former=judged_against,
+            reason=verdict.reason,
+            run_id=run_id,
+            verdict=verdict.to_json(),
+        )
+        with self._exclusive(task):
+            self._catch_up(task, self._read_pointer(task))
+            append_event(self._history_path(task), event)
+
+    def promote(self, task: str, version_id: str, *, who: str, reason: str) -> ModelVersion:
+        """Make a version that is on disk the champion, by hand and without a judgement.
+
+        Args:
+            task: the task.
+            version_id: the version; "starter" is one.
+            who: who asks for it, for the history.
+            reason: why, for the history.
+
+        Returns:
+            The champion now.
+
+        Raises:
+            InputError: nobody or no reason is named, or that is no version's id.
+            ConflictError: it is the champion already.
+            ModelError: it is not on disk, or is damaged; the champion stays.
+        """
+        version_files.check_task(task)
+        version_files.version_number(version_id)
+        if not who.strip() or not reason.strip():
+            raise InputError(f"A promotion by hand is recorded: say who asks for it ('{who}') and why ('{reason}').")
+        with self._exclusive(task):
+            pointer = self._read_pointer(task)
+            current = self._first_sound_or_none(task, pointer)
+            current_id = current.version_id if current else STARTER
+            if version_id == current_id == pointer.version_id:
+                raise ConflictError(f"{version_id} of '{task}' answers already.")
+            version = self._check_anew(task, version_id)
+            event = HistoryEvent(
+                kind=EventKind.PROMOTED, version_id=version_id, former=current_id, reason=reason, who=who
+            )
+            self._make_champion(task, pointer, event, former=(current_id, *pointer.former))
+        logger.info("Promoted %s of '%s' by hand, in place of %s", version_id, task, current_id)
+        return version
+
+    def rollback(self, task: str, *, who: str = "", reason: str = "") -> ModelVersion:
         """Make the champion's predecessor the champion again; the version left stays on disk.
+
+        Args:
+            task: the task.
+            who: who asks for it, for the history.
+            reason: why, for the history.
 
         Returns:
             The champion now.
@@ -176,18 +260,78 @@ class ModelRegistry:
             former = tuple(v for v in dict.fromkeys((*pointer.former, STARTER)) if v != pointer.version_id)
             for place, version_id in enumerate(former):
                 try:
-                    version = self._check(task, version_id)
+                    version = self._check_anew(task, version_id)
                 except ModelError as error:
-                    logger.warning("Rolling back past %s of '%s': %s", version_id, task, error)
+                    logger.warning("Version %s of '%s' is passed over: %s", version_id, task, error)
                     continue
-                self._write_pointer(task, _Pointer(version_id=version_id, former=former[place + 1 :]))
+                event = HistoryEvent(
+                    kind=EventKind.ROLLED_BACK,
+                    version_id=version_id,
+                    former=pointer.version_id,
+                    reason=reason or f"Back from {pointer.version_id}.",
+                    who=who,
+                )
+                self._make_champion(task, pointer, event, former=former[place + 1 :])
                 logger.info("Rolled '%s' back from %s to %s", task, pointer.version_id, version_id)
                 return version
         raise ConflictError(
             f"There is nothing to go back to: {pointer.version_id} is the first model of '{task}' that is still there."
         )
 
-    def _first_sound(self, task: str, pointer: _Pointer) -> ModelVersion:
+    def history(self, task: str) -> tuple[HistoryEvent, ...]:
+        """Everything that was decided about a task's models, oldest first.
+
+        Raises:
+            StorageError: the history cannot be read.
+        """
+        version_files.check_task(task)
+        pointer = self._read_pointer(task)
+        return self._with_latest(task, pointer, read_events(self._history_path(task)))[0]
+
+    def pin(self, task: str, version_id: str) -> None:
+        """Keep a version on disk until it is unpinned.
+
+        Raises:
+            ModelError: it is not on disk.
+        """
+        version_files.check_task(task)
+        version_files.version_number(version_id)
+        with self._exclusive(task):
+            self._read(task, version_id)
+            self._write_pinned(task, {*self.pinned(task), version_id})
+
+    def unpin(self, task: str, version_id: str) -> None:
+        """Let the keep policy have a version again; it is removed by a later publish.
+
+        Raises:
+            NotFoundError: it is not pinned.
+        """
+        version_files.check_task(task)
+        with self._exclusive(task):
+            pinned = set(self.pinned(task))
+            if version_id not in pinned:
+                raise NotFoundError(
+                    f"{version_id} of '{task}' is not pinned. Pinned: {', '.join(sorted(pinned)) or 'none'}."
+                )
+            self._write_pinned(task, pinned - {version_id})
+
+    def pinned(self, task: str) -> tuple[str, ...]:
+        """The versions that are never removed, in their order.
+
+        Raises:
+            StorageError: the list is damaged; nothing is removed then.
+        """
+        version_files.check_task(task)
+        path = self.folder / task / PINNED_FILE
+        try:
+            ids = json.loads(path.read_bytes())["version_ids"]
+            return tuple(sorted(ids, key=version_files.version_number))
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, TypeError, KeyError, InputError) as error:
+            raise StorageError(f"{path} is damaged ({error}): remove it and pin again what is to stay.") from error
+
+    def _first_sound(self, task: str, pointer: Pointer) -> ModelVersion:
         version = self._first_sound_or_none(task, pointer)
         if version is None:
             raise ModelError(
@@ -196,7 +340,7 @@ class ModelRegistry:
             )
         return version
 
-    def _first_sound_or_none(self, task: str, pointer: _Pointer) -> ModelVersion | None:
+    def _first_sound_or_none(self, task: str, pointer: Pointer) -> ModelVersion | None:
         """The champion or, where it is damaged, the nearest predecessor; last the starter."""
         for version_id in dict.fromkeys((pointer.version_id, *pointer.former, STARTER)):
             try:
@@ -218,59 +362,74 @@ class ModelRegistry:
             self._sound.add((task, version_id))
         return version
 
+    def _check_anew(self, task: str, version_id: str) -> ModelVersion:
+        """The same with the weights read again: what is to answer from now on may have been damaged since."""
+        self._sound.discard((task, version_id))
+        return self._check(task, version_id)
+
     def _read(self, task: str, version_id: str) -> ModelVersion:
         is_starter = version_id == STARTER
         folder = self._starter_folder / task if is_starter else self._versions_folder(task) / version_id
         return version_files.read_version(folder, task=task, version_id=version_id)
 
-    def _read_pointer(self, task: str) -> _Pointer:
-        return self._parse_pointer(task, self._pointer_content(task))
+    def _read_pointer(self, task: str) -> Pointer:
+        return self._parse_pointer(task, pointer_content(self._pointer_path(task)))
 
-    def _pointer_content(self, task: str) -> bytes | None:
-        """The pointer as it is on disk; None without one."""
+    def _parse_pointer(self, task: str, content: bytes | None) -> Pointer:
+        return parse_pointer(
+            content, self._pointer_path(task), lambda: tuple(reversed((STARTER, *self._published_ids(task))))
+        )
+
+    def _make_champion(self, task: str, before: Pointer, event: HistoryEvent, *, former: Sequence[str]) -> None:
+        """Replace the pointer, which is the moment of the change, and append its event to the history."""
+        self._catch_up(task, before)
+        others = [version_id for version_id in dict.fromkeys(former) if version_id != event.version_id]
+        pointer = Pointer(version_id=event.version_id, former=tuple(others[: self._policy.count]), event=event)
+        write_pointer(self._pointer_path(task), pointer)
         try:
-            return self._pointer_path(task).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StorageError(
-                f"{self._pointer_path(task)} cannot be read ({error}): check its permissions."
-            ) from error
+            append_event(self._history_path(task), event)
+        except StorageError as error:
+            # The pointer holds the event: the next change appends it.
+            logger.warning("The history of '%s' waits for space: %s", task, error)
 
-    def _parse_pointer(self, task: str, content: bytes | None) -> _Pointer:
-        """The pointer; without one, the starter; for a damaged one, all versions on disk, latest first."""
-        if content is None:
-            return _Pointer()
-        try:
-            pointer = json.loads(content)
-            ids = (pointer["version_id"], *pointer["former"])
-            for version_id in ids:
-                version_files.version_number(version_id)
-        except (ValueError, TypeError, KeyError, InputError) as error:
-            path = self._pointer_path(task)
-            logger.warning("%s is damaged (%s): the latest sound version takes its place", path, error)
-            ids = tuple(reversed((STARTER, *self._published_ids(task))))
-        return _Pointer(version_id=ids[0], former=ids[1:])
+    def _catch_up(self, task: str, pointer: Pointer) -> None:
+        """Append the pointer's event where the process that wrote it did not come to it."""
+        for event in self._with_latest(task, pointer, read_events(self._history_path(task)))[1]:
+            append_event(self._history_path(task), event)
 
-    def _write_pointer(self, task: str, pointer: _Pointer) -> None:
-        content = {"version_id": pointer.version_id, "former": list(pointer.former), "changed_at": _now()}
-        version_files.replace_json(self._pointer_path(task), content)
+    def _with_latest(
+        self, task: str, pointer: Pointer, events: tuple[HistoryEvent, ...]
+    ) -> tuple[tuple[HistoryEvent, ...], tuple[HistoryEvent, ...]]:
+        """The events with the pointer's own, and those of them that are not in the history file."""
+        latest = pointer.event
+        if latest is None or any(event.event_id == latest.event_id for event in events):
+            return events, ()
+        if latest.kind is EventKind.PUBLISHED:
+            with contextlib.suppress(ModelError):
+                latest = replace(latest, verdict=self._read(task, latest.version_id).verdict)
+        return (*events, latest), (latest,)
 
     def _prune(self, task: str) -> None:
-        """Remove the oldest versions beyond ``keep``; the champion and its predecessor never."""
+        """Remove what the keep policy does not hold; the champion, its predecessor and what is pinned never."""
         pointer = self._read_pointer(task)
-        protected = {pointer.version_id, *pointer.former[:1]}
-        published = self._published_ids(task)
-        removable = [version_id for version_id in published if version_id not in protected]
-        for version_id in removable[: max(0, len(published) - self._keep)]:
-            shutil.rmtree(self._versions_folder(task) / version_id, ignore_errors=True)
+        try:
+            protected = {pointer.version_id, *pointer.former[:1], *self.pinned(task)}
+        except StorageError as error:
+            logger.warning("No version of '%s' is removed: %s", task, error)
+            return
+        prune(self._versions_folder(task), self._published_ids(task), self._policy, protected)
+
+    def _write_pinned(self, task: str, version_ids: Iterable[str]) -> None:
+        version_files.replace_json(self.folder / task / PINNED_FILE, {"version_ids": sorted(version_ids)})
 
     def _remove_unfinished(self, task: str) -> None:
         """Remove what a killed process left; called with the lock held, so nobody is writing."""
-        for leftover in self._versions_folder(task).glob(f"{version_files.INCOMING_PREFIX}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in (self.folder / task).glob(".champion.json.*"):
-            leftover.unlink(missing_ok=True)
+        for prefix in (version_files.INCOMING_PREFIX, REMOVING_PREFIX):
+            for leftover in self._versions_folder(task).glob(f"{prefix}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+        for name in (POINTER_FILE, PINNED_FILE):
+            for leftover in (self.folder / task).glob(f".{name}.*"):
+                leftover.unlink(missing_ok=True)
 
     def _published_ids(self, task: str) -> list[str]:
         """Ids of the version folders on disk, oldest first."""
@@ -278,37 +437,17 @@ class ModelRegistry:
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(filter(version_files.is_version_id, names), key=version_files.version_number)
 
-    def _exclusive(self, task: str) -> _TaskLock:
-        return _TaskLock(self.folder / task / ".lock", task)
+    def _exclusive(self, task: str) -> TaskLock:
+        return TaskLock(self.folder / task / ".lock", task)
 
     def _versions_folder(self, task: str) -> Path:
         return self.folder / task / "versions"
 
+    def _history_path(self, task: str) -> Path:
+        return self.folder / task / HISTORY_FILE
+
     def _pointer_path(self, task: str) -> Path:
-        return self.folder / task / "champion.json"
-
-
-class _TaskLock:
-    """The task's lock between processes, with an error in words where it cannot be had."""
-
-    def __init__(self, path: Path, task: str) -> None:
-        self._task = task
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"The folder of models {path.parent} cannot be made ({error}).") from error
-        self._lock = FileLock(path, timeout=LOCK_TIMEOUT_S)
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise ConflictError(
-                f"Another process has been publishing a model of '{self._task}' for {LOCK_TIMEOUT_S:.0f} s: try again."
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        return self.folder / task / POINTER_FILE
 
 
 def _now() -> str:

@@ -92,7 +92,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
         self.annotations.resume()
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
-        self.models = ModelRegistry(models_folder(folder))
+        self.models = ModelRegistry(
+            models_folder(folder), keep=self.options.keep_models, keep_mb=self.options.keep_models_mb or None
+        )
         self.shelf = ModelShelf(
             self.models,
             {

@@ -7,6 +7,7 @@ from html import escape
 from urllib.parse import quote
 
 from medai.registry.cards import CardFigure, StarterCard, StudyCard
+from medai.registry.history import HistoryEvent
 from medai.workflows.model_cards import ModelSummary, ShownCard
 
 _STYLE = """
@@ -31,14 +32,31 @@ def card_page(shown: ShownCard, prefix: str) -> str:
     return _page(f"{shown.version.task}: {card.version_id}", _study(card, shown))
 
 
+def history_page(task: str, events: Iterable[HistoryEvent]) -> str:
+    """The page of what was decided about a task's models, latest first."""
+    rows = [
+        [
+            escape(event.at),
+            escape(event.kind),
+            escape(event.version_id or event.former),
+            escape(event.reason),
+            escape(event.who or "the gate"),
+        ]
+        for event in reversed(list(events))
+    ]
+    heads = ["when (UTC)", "what", "answers since", "why", "who"]
+    return _page(f"{task}: history", f"<h1>{escape(task)}: history</h1>{_table(heads, rows)}")
+
+
 def models_page(models: Iterable[ModelSummary], prefix: str) -> str:
     """The page of all models, each linked to its card."""
     rows = []
     for model in models:
         link = f'<a href="{prefix}/{quote(model.task)}/card?format=html">{escape(model.task)}</a>'
         figure = f"{escape(model.figure.name)}: {_value(model.figure)}" if model.figure else ""
-        rows.append([link, escape(model.version_id or "none"), escape(model.words), figure])
-    return _page("Models", "<h1>Models</h1>" + _table(["task", "answers", "what", "figure"], rows))
+        past = f'<a href="{prefix}/{quote(model.task)}/history?format=html">history</a>'
+        rows.append([link, escape(model.version_id or "none"), escape(model.words), figure, past])
+    return _page("Models", "<h1>Models</h1>" + _table(["task", "answers", "what", "figure", ""], rows))
 
 
 def _starter(card: StarterCard, shown: ShownCard, prefix: str) -> str:
@@ -78,11 +96,18 @@ def _study(card: StudyCard, shown: ShownCard) -> str:
         ["Weights", f"<code>sha256 {card.weights_sha256}</code>"],
         ["Trained from", escape(card.trained_from)],
         ["Trained on", f"{len(card.trained_on)} cases: {escape(', '.join(card.trained_on))}"],
+        ["Their labels", _digests(card, card.trained_on)],
         ["Judged on", f"{len(card.judged_on)} cases of other patients: {escape(', '.join(card.judged_on))}"],
         ["Training", f"{card.epochs} epochs, seed {card.seed}"],
         ["Verdict", escape(str(shown.version.verdict.get("reason", "")))],
     ]
     return f"<h1>{escape(shown.version.task)}: {escape(card.version_id)}</h1>{_table([], facts)}"
+
+
+def _digests(card: StudyCard, cases: Iterable[str]) -> str:
+    """The start of each label's sha256."""
+    known = [f"{escape(case)}: {escape(card.label_sha256[case][:12])}" for case in cases if case in card.label_sha256]
+    return f"<code>sha256 {', '.join(known)}</code>" if known else "not recorded"
 
 
 def _figures(figures: Iterable[CardFigure]) -> str:

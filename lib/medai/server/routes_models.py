@@ -11,10 +11,11 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 from medai.errors import NotFoundError
 from medai.server.access import App, Threads, Viewer
 from medai.server.app import MedaiApp
-from medai.server.card_page import card_page, models_page
+from medai.server.card_page import card_page, history_page, models_page
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
-from medai.workflows.model_cards import list_models, shown_card
+from medai.workflows.families import task_name
+from medai.workflows.model_cards import list_models, listed_history, shown_card
 
 router = APIRouter(prefix="/medai/models", tags=["Models"])
 
@@ -63,6 +64,23 @@ async def card(
         return HTMLResponse(card_page(shown, prefix))
     # Where a picture lies on the server's disk is nobody's business.
     return PlainJSONResponse(shown.to_json() | {"pictures": {name: f"{prefix}/{name}" for name in shown.pictures}})
+
+
+@router.get("/{task}/history")
+async def history(
+    task: str,
+    request: Request,
+    app: App,
+    lanes: Threads,
+    user: Viewer,
+    accept: Accept = "",
+    format: CardFormat | None = None,  # noqa: A002  # the name in the query
+) -> Response:
+    """What was decided about the task's models, oldest first: promoted, refused and why, rolled back."""
+    events = await lanes.run(Lane.QUICK, listed_history, app.models, task)
+    if _wants_page(format, accept):
+        return HTMLResponse(history_page(task_name(task), events))
+    return PlainJSONResponse({"task": task_name(task), "events": [event.to_json() for event in events]})
 
 
 @router.get("/{task}/pictures/{name}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medai.errors import InputError
+from medai.workflows.run_tracking import check_tracking
 
 PLATFORM_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself puts into ``conf``."""
@@ -41,7 +42,26 @@ class ServerSettings(BaseModel):
     ] = True
     train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
     seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
+    keep_models: Annotated[
+        int,
+        Field(ge=2, le=10_000, description="model versions kept on disk a task; the champion's predecessor always is"),
+    ] = 5
+    keep_models_mb: Annotated[
+        int, Field(ge=0, le=10_000_000, description="megabytes they may take together a task, MB; 0: no limit")
+    ] = 0
+    tracking: Annotated[
+        str,
+        Field(description="MLflow: local (in the study; MLFLOW_TRACKING_URI is honoured), off, or a server's address"),
+    ] = "local"
     max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest request body, MB")] = 2048
+
+    @field_validator("tracking")
+    @classmethod
+    def _known_tracking(cls, value: str) -> str:
+        try:
+            return check_tracking(value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, str] | None) -> ServerSettings:

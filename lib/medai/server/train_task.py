@@ -20,6 +20,7 @@ from medai.server.background import Trainings
 from medai.server.settings import ServerSettings
 from medai.server.train_worker import TrainJob
 from medai.workflows.families import CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
+from medai.workflows.run_tracking import resolve_tracking
 from medai.workflows.training_runs import RetrainProgress, latest_stats, train_stats
 
 logger = logging.getLogger(__name__)
@@ -124,10 +125,18 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
         device = "cuda" if str(device).startswith("cuda:") else device
         if device not in DEVICES:
             raise InputError(f"'device' is {device!r}; a training runs on one of {', '.join(DEVICES)}.")
+        tracking = resolve_tracking(self._options.tracking)
         epochs = request.get("max_epochs", request.get("epochs", self._options.train_epochs))
         try:
             return TrainJob(
-                studies=self._studies, task=self._trainer.task, epochs=epochs, device=device, seed=self._options.seed
+                studies=self._studies,
+                task=self._trainer.task,
+                epochs=epochs,
+                device=device,
+                seed=self._options.seed,
+                keep_models=self._options.keep_models,
+                keep_models_mb=self._options.keep_models_mb,
+                tracking=tracking,
             )
         except ValidationError as error:
             raise InputError(f"'max_epochs' is {epochs!r}; it takes a whole number from 1 to 10000.") from error

@@ -42,6 +42,9 @@ class TrainJob(BaseModel):
     epochs: int = Field(ge=1, le=10_000)
     device: str
     seed: int = Field(ge=0)
+    keep_models: int = Field(default=5, ge=2)
+    keep_models_mb: int = Field(default=0, ge=0)
+    tracking: str = "off"
 
 
 def main(source: IO[str] = sys.stdin) -> int:
@@ -66,6 +69,7 @@ def _train(job: TrainJob, stop: threading.Event) -> int:
     from medai.store.study import StudyStore
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
+    from medai.workflows.run_tracking import trackers_for
 
     said = ""
 
@@ -77,11 +81,12 @@ def _train(job: TrainJob, stop: threading.Event) -> int:
 
     report = retrain(
         StudyStore(job.studies),
-        open_registry(job.studies),
+        open_registry(job.studies, keep=job.keep_models, keep_mb=job.keep_models_mb or None),
         RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed),
         on_progress=tell,
         should_stop=stop.is_set,
         family=family_of(job.task),
+        tracker=trackers_for(job.studies, job.tracking),
     )
     _say(f"{'Published' if report.published else 'Not published'}: {report.reason}")
     return EXIT_DONE

@@ -13,6 +13,7 @@ from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, train_click_network
 from medai.training.dataset import ClickDataset
+from medai.workflows.click_regression import old_nodules
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 
@@ -57,7 +58,11 @@ def train_click_challenger(
 
     def tell(report: EpochReport) -> None:
         loss = report.train_loss if math.isfinite(report.train_loss) else None
-        on_epoch(EpochFigures(epoch=report.epoch, total_epochs=report.total_epochs, loss=loss))
+        on_epoch(
+            EpochFigures(
+                epoch=report.epoch, total_epochs=report.total_epochs, loss=loss, validation=report.validation_dice
+            )
+        )
 
     dataset = choosing_dataset(examples)
     result = train_click_network(
@@ -129,4 +134,5 @@ CLICK_FAMILY: Family[ClickCase] = Family(
     collect=collect_labelled_nodules,
     train=train_click_challenger,
     score=score_click_network,
+    old_examples=old_nodules,
 )

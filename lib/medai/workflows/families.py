@@ -54,11 +54,16 @@ class RetrainConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochFigures:
-    """One epoch of a training: its number from 1, how many there are, and the mean loss."""
+    """One epoch of a training: its number from 1, how many there are, the mean loss, and how good the epoch was.
+
+    ``validation`` is the score (0–1) on the nodules that choose the epoch, not on those that judge; None where a family
+    chooses none.
+    """
 
     epoch: int
     total_epochs: int
     loss: float | None
+    validation: float | None = None
 
 
 class Collector(Protocol[E]):
@@ -95,6 +100,29 @@ class ExampleScorer(Protocol[E_contra]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OldExamples(Generic[E]):
+    """A fixed set of old examples, which no model may get worse on.
+
+    Attributes:
+        examples: none of them of a patient that trains.
+        groups_of_case: example's case id to what it is grouped by and its group: ``{"size": "6-8 mm"}``.
+    """
+
+    examples: tuple[E, ...]
+    groups_of_case: Mapping[str, Mapping[str, str]]
+
+
+class OldExampleSource(Protocol[E]):
+    """Keeps a family's old examples for a study."""
+
+    def __call__(
+        self, study: LabelledStudy, held_back: Sequence[E], *, should_stop: Callable[[], bool]
+    ) -> OldExamples[E]:
+        """The old examples; the first call chooses them, and they stay. ``held_back``: those that judge today."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family(Generic[E]):
     """One sort of model.
 
@@ -105,6 +133,7 @@ class Family(Generic[E]):
         train: trains.
         score: judges.
         rules: the gate's thresholds for this score.
+        old_examples: keeps the fixed set of old examples; None: the family has none and is judged on the study alone.
     """
 
     task: str
@@ -113,6 +142,7 @@ class Family(Generic[E]):
     train: ChallengerTrainer[E]
     score: ExampleScorer[E]
     rules: PromotionRules = field(default_factory=PromotionRules)
+    old_examples: OldExampleSource[E] | None = None
 
 
 def _click() -> Family[Any]:

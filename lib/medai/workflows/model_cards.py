@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medai.errors import ModelError, NotFoundError
+from medai.errors import ModelError, NotFoundError, StorageError
 from medai.registry.cards import CardFigure, StarterCard, StudyCard, picture_names, read_card
+from medai.registry.history import HistoryEvent
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import STARTER, ModelVersion
 from medai.workflows.families import TASKS, task_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,7 @@ class ModelSummary:
         task: the task.
         version_id: the version that answers; "" where there are no weights.
         versions: those on disk that can be gone back to or were tried, oldest first.
+        pinned: those of them that are never removed.
         figure: its first figure, None for a model that has none on its card.
         since: when it was made or published.
         words: what it is, or why there is none.
@@ -29,6 +34,7 @@ class ModelSummary:
     task: str
     version_id: str
     versions: tuple[str, ...]
+    pinned: tuple[str, ...] = ()
     figure: CardFigure | None
     since: str
     words: str
@@ -40,6 +46,7 @@ class ModelSummary:
             "task": self.task,
             "version_id": self.version_id,
             "versions": list(self.versions),
+            "pinned": list(self.pinned),
             "figure": figure,
             "since": self.since,
             "words": self.words,
@@ -95,6 +102,20 @@ def shown_card(registry: ModelRegistry, task: str, version_id: str | None = None
     return ShownCard(version=version, card=card, pictures={name: folder / name for name in picture_names(card)})
 
 
+def listed_history(registry: ModelRegistry, task: str) -> tuple[HistoryEvent, ...]:
+    """Everything that was decided about a task's models, oldest first.
+
+    Args:
+        registry: of a study.
+        task: its name or an alias.
+
+    Raises:
+        NotFoundError: no such task.
+        StorageError: the history cannot be read.
+    """
+    return registry.history(task_name(task))
+
+
 def _version(registry: ModelRegistry, task: str, version_id: str) -> ModelVersion:
     found = {version.version_id: version for version in registry.versions(task)}
     if version_id not in found:
@@ -104,6 +125,7 @@ def _version(registry: ModelRegistry, task: str, version_id: str) -> ModelVersio
 
 def _summary(registry: ModelRegistry, task: str) -> ModelSummary:
     versions = tuple(version.version_id for version in registry.versions(task))
+    pinned = _pinned(registry, task)
     version_id = ""
     figure: CardFigure | None
     try:
@@ -112,7 +134,9 @@ def _summary(registry: ModelRegistry, task: str) -> ModelSummary:
         card = read_card(version)
     except ModelError as error:
         words = str(error)
-        return ModelSummary(task=task, version_id=version_id, versions=versions, figure=None, since="", words=words)
+        return ModelSummary(
+            task=task, version_id=version_id, versions=versions, pinned=pinned, figure=None, since="", words=words
+        )
     if isinstance(card, StarterCard):
         figure, since, words = card.metrics.figures[0], card.date, card.name
     else:
@@ -120,8 +144,23 @@ def _summary(registry: ModelRegistry, task: str) -> ModelSummary:
         words = f"trained from {card.trained_from or STARTER} on {len(card.trained_on)} cases of the study"
         figure = _verdict_figure(version)
     return ModelSummary(
-        task=task, version_id=version.version_id, versions=versions, figure=figure, since=since, words=words
+        task=task,
+        version_id=version.version_id,
+        versions=versions,
+        pinned=pinned,
+        figure=figure,
+        since=since,
+        words=words,
     )
+
+
+def _pinned(registry: ModelRegistry, task: str) -> tuple[str, ...]:
+    """The pinned versions; a damaged list of them is told in the log and takes no card with it."""
+    try:
+        return registry.pinned(task)
+    except StorageError as error:
+        logger.warning("%s", error)
+        return ()
 
 
 def _verdict_figure(version: ModelVersion) -> CardFigure | None:

@@ -6,22 +6,26 @@ import logging
 from pathlib import Path
 
 from medai.errors import MedaiError
+from medai.registry.keep_policy import DEFAULT_KEEP
 from medai.registry.model_registry import ModelRegistry
 from medai.store.layout import engines_folder, models_folder, user_state_folder
 
 logger = logging.getLogger(__name__)
 
 
-def open_registry(studies: Path | None) -> ModelRegistry:
+def open_registry(studies: Path | None, *, keep: int = DEFAULT_KEEP, keep_mb: float | None = None) -> ModelRegistry:
     """Open the model registry of a study.
 
     Args:
         studies: study folder, or None for the starter models alone.
+        keep: versions kept on disk a task; only a publish removes any.
+        keep_mb: megabytes they may take together; None: no limit.
 
     Returns:
         The registry; it falls back to the packaged starter model of a task where the study has none of its own.
     """
-    return ModelRegistry(models_folder(studies) if studies is not None else user_state_folder() / "models")
+    folder = models_folder(studies) if studies is not None else user_state_folder() / "models"
+    return ModelRegistry(folder, keep=keep, keep_mb=keep_mb)
 
 
 def convert_ahead(weights_path: Path, *, device: str = "auto", cache_folder: Path | None = None) -> None:

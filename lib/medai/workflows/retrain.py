@@ -3,35 +3,41 @@
 1. Collect what was submitted; patients are held back by ``FrozenSplit``, so the same ones judge every round.
 2. Judge the champion on the held-back patients.
 3. Train a challenger from the champion's weights on the other patients.
-4. Judge the challenger on the same nodules (scans, for detection), asked the same questions.
-5. Decide (``evaluation.promotion``), and publish only a better one.
+4. Judge the challenger on the same nodules (scans, for detection), asked the same questions; and both on the family's
+   fixed old examples, which no challenger may get worse on.
+5. Decide (``evaluation.promotion``), and publish only a better one. The verdict is in the registry's history either
+   way.
 
 Without a labelled patient on both sides nothing is trained: a model that cannot be judged could not be published, and
 minutes of an annotator's time would be for nothing. ``FrozenSplit`` sees to it that two patients are enough.
 
 What differs between models is said by ``workflows.families``: what is learned from, how, and by what score.
 
-The champion stays whatever happens: refused, stopped, killed, disk full.
+The champion stays whatever happens: refused, stopped, killed, disk full. MLflow and TensorBoard are told on the way
+(``workflows.run_tracking``).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medai import __version__
-from medai.errors import CancelledByUserError
-from medai.evaluation.promotion import Verdict, judge
+from medai.errors import CancelledByUserError, MedaiError
+from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
-from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig, family_of
-from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family, OldExamples, RetrainConfig, family_of
+from medai.workflows.labelled_examples import Example, LabelledExamples, LabelledStudy
 from medai.workflows.models import convert_ahead
+from medai.workflows.run_tracking import NoTracker, RunTracker, TrackedRun, finite, tracked
+from medai.workflows.trained_labels import label_digests
 from medai.workflows.training_runs import RetrainProgress, Stage, TrainingRun, training_run
 
 __all__ = ["CLICK_TASK", "EpochFigures", "RetrainConfig", "RetrainProgress", "RetrainReport", "retrain"]
@@ -93,6 +99,7 @@ def retrain(
     on_progress: Callable[[RetrainProgress], None],
     should_stop: Callable[[], bool],
     family: Family[Any] | None = None,
+    tracker: RunTracker | None = None,
 ) -> RetrainReport:
     """Train a challenger on a study's submitted labels and publish it if it is better.
 
@@ -103,6 +110,7 @@ def retrain(
         on_progress: told of every stage and epoch; also on disk (``workflows.training_runs``).
         should_stop: asked between cases, epochs and stages.
         family: what is trained; None: the click network.
+        tracker: told of parameters, curves and the verdict (``run_tracking.trackers_for``); None: nobody.
 
     Returns:
         The report, also in the run's ``report.json``.
@@ -114,51 +122,149 @@ def retrain(
         ModelError: there is no champion to start from, or the training diverged.
     """
     family = family or family_of(CLICK_TASK)
+    tracker = tracker or NoTracker()
     with training_run(study.folder) as run:
         steps = _Steps(
-            run=run, family=family, total_epochs=config.epochs, on_progress=on_progress, should_stop=should_stop
+            run=run,
+            family=family,
+            total_epochs=config.epochs,
+            on_progress=on_progress,
+            should_stop=should_stop,
+            tracker=tracker,
         )
         steps.enter("collect")
         champion = registry.champion(family.task)
         examples = family.collect(study, should_stop=should_stop)
+        labels = label_digests(study, examples)
+        with tracked(tracker, _tracked_run(run, family, config, examples)):
+            steps.enter("judge champion")
+            old = _old_examples(family, study, examples, should_stop)
+            champion_score = _scores(family, champion.weights_path, examples.held_back, old.examples, config.device)
+            steps.score = float(np.mean([champion_score[example.case_id] for example in examples.held_back]))
 
-        steps.enter("judge champion")
-        champion_score = family.score(champion.weights_path, examples.held_back, device=config.device)
-        steps.score = float(np.mean(list(champion_score.values())))
+            steps.enter("train")
+            challenger_path = family.train(
+                examples.train,
+                start_from=champion.weights_path,
+                output_folder=run.work_folder,
+                config=config,
+                on_epoch=steps.epoch_done,
+                should_stop=should_stop,
+            )
 
-        steps.enter("train")
-        challenger_path = family.train(
-            examples.train,
-            start_from=champion.weights_path,
-            output_folder=run.work_folder,
-            config=config,
-            on_epoch=steps.epoch_done,
-            should_stop=should_stop,
-        )
+            steps.enter("judge challenger")
+            challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
+            verdict = _judge(family, config, examples, old, champion_score, challenger_score)
+            _tell_verdict(tracker, verdict, champion)
+            serving = champion
+            if verdict.publish:
+                steps.enter("publish")
+                convert_ahead(challenger_path, device=config.device)
+                card = _card(champion, examples, config) | labels
+                serving = registry.publish(
+                    family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
+                )
+            else:
+                _keep_refusal(registry, family, verdict, champion, run)
 
-        steps.enter("judge challenger")
-        challenger_score = family.score(challenger_path, examples.held_back, device=config.device)
-        verdict = judge(
-            champion_score,
-            challenger_score,
-            patient_of_case={example.case_id: example.patient_id for example in examples.held_back},
-            rules=config.rules or family.rules,
-            measure=family.measure,
-            rng=np.random.default_rng(config.seed),
-        )
-        serving = champion
-        if verdict.publish:
-            steps.enter("publish")
-            convert_ahead(challenger_path, device=config.device)
-            card = _card(champion, examples, config)
-            serving = registry.publish(family.task, challenger_path, card, verdict, judged_against=champion.version_id)
-
-        report = _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done)
-        run.write_report(report.to_json())
-        steps.score = report.challenger_score if report.published else report.champion_score
-        steps.enter("done")
+            report = _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done)
+            run.write_report(report.to_json())
+            steps.score = report.challenger_score if report.published else report.champion_score
+            steps.enter("done")
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)
     return report
+
+
+def _old_examples(
+    family: Family[Any], study: LabelledStudy, examples: LabelledExamples[Any], should_stop: Callable[[], bool]
+) -> OldExamples[Any]:
+    """The family's regression set; empty for a family without one."""
+    if family.old_examples is None:
+        return OldExamples(examples=(), groups_of_case={})
+    return family.old_examples(study, examples.held_back, should_stop=should_stop)
+
+
+def _scores(
+    family: Family[Any], weights_path: Path, held_back: Sequence[Example], old: Sequence[Example], device: str
+) -> Mapping[str, float]:
+    """One model on the held-back examples and on the old ones that are not among them."""
+    judged = {example.case_id for example in held_back}
+    return family.score(weights_path, [*held_back, *(e for e in old if e.case_id not in judged)], device=device)
+
+
+def _judge(
+    family: Family[Any],
+    config: RetrainConfig,
+    examples: LabelledExamples[Any],
+    old: OldExamples[Any],
+    champion_score: Mapping[str, float],
+    challenger_score: Mapping[str, float],
+) -> Verdict:
+    held_back = {example.case_id: example.patient_id for example in examples.held_back}
+    known = {example.case_id: example.patient_id for example in old.examples}
+    old_cases = OldCases(
+        champion_score={case_id: champion_score[case_id] for case_id in known},
+        challenger_score={case_id: challenger_score[case_id] for case_id in known},
+        groups_of_case=old.groups_of_case,
+        patient_of_case=known,
+    )
+    return judge(
+        {case_id: champion_score[case_id] for case_id in held_back},
+        {case_id: challenger_score[case_id] for case_id in held_back},
+        patient_of_case=held_back,
+        rules=config.rules or family.rules,
+        measure=family.measure,
+        old_cases=old_cases if known else None,
+        rng=np.random.default_rng(config.seed),
+    )
+
+
+def _keep_refusal(
+    registry: ModelRegistry, family: Family[Any], verdict: Verdict, champion: ModelVersion, run: TrainingRun
+) -> None:
+    """Keep the verdict on a refused challenger; where the disk refuses, the run's report still has it."""
+    try:
+        registry.record_refusal(family.task, verdict, judged_against=champion.version_id, run_id=run.run_id)
+    except MedaiError as error:
+        logger.warning("The refusal is in the report of run %s alone: %s", run.run_id, error)
+
+
+def _tracked_run(
+    run: TrainingRun, family: Family[Any], config: RetrainConfig, examples: LabelledExamples[Any]
+) -> TrackedRun:
+    rules = {f"rule_{name}": value for name, value in asdict(config.rules or family.rules).items()}
+    return TrackedRun(
+        run_id=run.run_id,
+        task=family.task,
+        folder=run.folder,
+        parameters={
+            "task": family.task,
+            "measure": family.measure,
+            "epochs": config.epochs,
+            "device": config.device,
+            "seed": config.seed,
+            "train_examples": len(examples.train),
+            "held_back_examples": len(examples.held_back),
+            "medai_version": __version__,
+            **rules,
+        },
+    )
+
+
+def _tell_verdict(tracker: RunTracker, verdict: Verdict, champion: ModelVersion) -> None:
+    figures = verdict.figures
+    numbers = {
+        "champion_score": figures.champion_mean,
+        "challenger_score": figures.challenger_mean,
+        "gain": figures.difference,
+        "gain_low": figures.low,
+        "gain_high": figures.high,
+        "passed_the_gate": float(verdict.publish),
+    }
+    if verdict.subgroups:
+        numbers["worst_subgroup_change"] = min(subgroup.figures.difference for subgroup in verdict.subgroups)
+    tags = {"verdict": "promoted" if verdict.publish else "refused", "reason": verdict.reason}
+    tracker.verdict(numbers, verdict.to_json(), tags | {"judged_against": champion.version_id})
 
 
 def _card(champion: ModelVersion, examples: LabelledExamples[Any], config: RetrainConfig) -> dict[str, Any]:
@@ -169,6 +275,7 @@ def _card(champion: ModelVersion, examples: LabelledExamples[Any], config: Retra
         "judged_on": list(examples.judged_on),
         "epochs": config.epochs,
         "seed": config.seed,
+        "training_config": {"epochs": config.epochs, "device": config.device, "seed": config.seed},
         "medai_version": __version__,
     }
 
@@ -213,6 +320,7 @@ class _Steps:
         total_epochs: int,
         on_progress: Callable[[RetrainProgress], None],
         should_stop: Callable[[], bool],
+        tracker: RunTracker,
     ) -> None:
         self.score: float | None = None
         self.epochs_done = 0
@@ -221,6 +329,7 @@ class _Steps:
         self._total_epochs = total_epochs
         self._on_progress = on_progress
         self._should_stop = should_stop
+        self._tracker = tracker
         self._train_started_s = 0.0
 
     def enter(self, stage: Stage) -> None:
@@ -239,6 +348,8 @@ class _Steps:
         """Tell of an epoch, with the time the others will take."""
         self.epochs_done = figures.epoch
         self._total_epochs = figures.total_epochs
+        curves = finite({"train_loss": figures.loss, "validation": figures.validation})
+        self._tracker.curves(curves, epoch=figures.epoch)
         seconds_each = (time.monotonic() - self._train_started_s) / max(1, figures.epoch)
         self._tell("train", loss=figures.loss, eta_s=seconds_each * (figures.total_epochs - figures.epoch))
 

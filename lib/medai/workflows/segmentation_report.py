@@ -27,6 +27,14 @@ DOUBTFUL = (0.05, 0.95)
 _COUNT = "n"
 
 
+def size_class_of(diameter_mm: float) -> str:
+    """The name of the class of size that a nodule of this diameter belongs to, such as "6-8 mm"."""
+    low, high = next(limits for limits in SIZE_CLASSES_MM if diameter_mm < limits[1])
+    if math.isinf(high):
+        return f">={low:g} mm"
+    return f"{low:g}-{high:g} mm" if low else f"<{high:g} mm"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentationConfig:
     """How nodules are clicked on and which.
@@ -96,10 +104,7 @@ class NoduleScore:
     @property
     def size_class(self) -> str:
         """The name of its class of size."""
-        low, high = next(limits for limits in SIZE_CLASSES_MM if self.diameter_mm < limits[1])
-        if math.isinf(high):
-            return f">={low:g} mm"
-        return f"{low:g}-{high:g} mm" if low else f"<{high:g} mm"
+        return size_class_of(self.diameter_mm)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""

@@ -72,10 +72,29 @@ def test_a_studys_own_model_shows_where_it_comes_from(cards, tmp_path):
     assert former["card"]["name"] == "A model <of tests>"
 
 
+def test_the_history_is_served_with_the_refused_ones(cards, tmp_path):
+    assert cards.client.get("/medai/models/nodule_click/history").json() == {"task": "nodule_click", "events": []}
+    weights = tmp_path / "w.safetensors"
+    weights.write_text("better")
+    good = judge({"a": 0.7}, {"a": 0.9}, rng=np.random.default_rng(0))
+    version = cards.app.models.publish("nodule_click", weights, {}, good)
+    bad = judge({"a": 0.9}, {"a": 0.8}, rng=np.random.default_rng(0))
+    cards.app.models.record_refusal("nodule_click", bad, judged_against=version.version_id)
+    cards.app.models.rollback("nodule_click", who="<Ann>", reason="it leaks")
+    events = cards.client.get("/medai/models/segmentation/history").json()["events"]
+    assert [event["kind"] for event in events] == ["published", "refused", "rolled back"]
+    assert events[1]["verdict"]["reason"] == bad.reason
+    page = cards.client.get("/medai/models/nodule_click/history", headers=BROWSER).text
+    assert "&lt;Ann&gt;" in page
+    assert bad.reason.split(",")[0] in page
+    assert "<script" not in page
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
         ("/medai/models/lungs/card", HTTPStatus.NOT_FOUND),
+        ("/medai/models/lungs/history", HTTPStatus.NOT_FOUND),
         ("/medai/models/nodule_click/card?version=v0009-00000000", HTTPStatus.NOT_FOUND),
         ("/medai/models/nodule_click/card?format=pdf", HTTPStatus.UNPROCESSABLE_ENTITY),
         ("/medai/models/nodule_click/pictures/other.png", HTTPStatus.NOT_FOUND),

@@ -5,19 +5,21 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.support.fake_tracker import FakeTracker
 
 from medai.domain import LabelMap, Segment, Volume
-from medai.errors import CancelledByUserError, ConflictError, InputError, ModelError
+from medai.errors import CancelledByUserError, ConflictError, InputError, ModelError, StorageError
 from medai.evaluation.promotion import judge
 from medai.geometry import VolumeGeometry
 from medai.registry import STARTER, ModelRegistry, version_files
 from medai.store.split import FrozenSplit
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
-from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family, OldExamples, RetrainConfig
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 from medai.workflows.retrain import retrain
 from medai.workflows.training_runs import latest_report, latest_stats
@@ -55,8 +57,36 @@ class FakeNetwork:
     @property
     def family(self):
         return Family(
-            task=CLICK_TASK, measure="Dice", collect=collect_labelled_nodules, train=self.train, score=self.score
+            task=CLICK_TASK,
+            measure="Dice",
+            collect=collect_labelled_nodules,
+            train=self.train,
+            score=self.score,
+            old_examples=self.old_examples,
         )
+
+    old_examples = None
+
+
+class ForgetfulNetwork(FakeNetwork):
+    """Learns the study and loses the small nodules: the old ones are outlined worse than the champion did."""
+
+    def __init__(self, trained_dice, *, old_dice):
+        super().__init__(trained_dice)
+        self.old_dice = old_dice
+
+    def score(self, weights_path, examples, *, device):
+        scores = super().score(weights_path, examples, device=device)
+        is_challenger = weights_path.name == "challenger.safetensors"
+        return {
+            case_id: self.old_dice if is_challenger and case_id.startswith("old") else score
+            for case_id, score in scores.items()
+        }
+
+    def old_examples(self, study, held_back, *, should_stop):
+        old = tuple(replace(held_back[0], case_id=f"old {n}", patient_id=f"old {n}") for n in range(6))
+        groups = {case.case_id: {"size": "<6 mm"} for case in old} | {held_back[0].case_id: {"study size": "<6 mm"}}
+        return OldExamples(examples=(*old, held_back[0]), groups_of_case=groups)
 
 
 @pytest.fixture
@@ -97,7 +127,7 @@ def labelled_study(study, tmp_path):
     return study
 
 
-def run(study, registry, network, *, should_stop=lambda: False, on_progress=lambda _: None, epochs=3):
+def run(study, registry, network, *, should_stop=lambda: False, on_progress=lambda _: None, epochs=3, tracker=None):
     return retrain(
         study,
         registry,
@@ -105,6 +135,7 @@ def run(study, registry, network, *, should_stop=lambda: False, on_progress=lamb
         on_progress=on_progress,
         should_stop=should_stop,
         family=network.family,
+        tracker=tracker,
     )
 
 
@@ -123,6 +154,77 @@ def test_a_better_model_is_published_and_reported(labelled_study, registry):
     assert latest_report(labelled_study.folder) == json.loads(json.dumps(report.to_json()))
     assert latest_stats(labelled_study.folder)["best_metric"] == pytest.approx(0.8)
     assert latest_stats(labelled_study.folder)["stage"] == "done"
+
+
+def test_a_gain_that_old_nodules_pay_for_is_refused_and_kept_in_the_history(labelled_study, registry):
+    report = run(labelled_study, registry, ForgetfulNetwork(0.8, old_dice=0.6))
+    assert not report.published
+    assert "worse on old cases, size <6 mm: mean Dice 0.700 → 0.600" in report.reason
+    (event,) = registry.history(CLICK_TASK)
+    assert (str(event.kind), event.former, event.run_id) == ("refused", STARTER, report.run_id)
+    assert event.reason == report.reason
+    assert event.verdict == json.loads(json.dumps(report.verdict.to_json()))
+    assert [(s["by"], s["figures"]["case_count"]) for s in event.verdict["subgroups"]] == [
+        ("size", 6),
+        ("study size", 1),
+    ]
+
+
+def test_a_gain_without_a_loss_on_old_nodules_is_published(labelled_study, registry):
+    network = ForgetfulNetwork(0.8, old_dice=0.69)
+    report = run(labelled_study, registry, network)
+    assert report.published
+    # The old nodules do not count for the mean that is shown, and one that judges today is scored once.
+    assert report.challenger_score == pytest.approx(0.8)
+    assert len(set(network.judged_on[1])) == len(network.judged_on[1])
+    assert [str(event.kind) for event in registry.history(CLICK_TASK)] == ["published"]
+
+
+def test_the_card_names_the_labels_to_the_byte(labelled_study, registry):
+    run(labelled_study, registry, FakeNetwork(0.8))
+    card = registry.champion(CLICK_TASK).card
+    assert set(card["label_sha256"]) == {*card["trained_on"], *card["judged_on"]}
+    for case_id, digest in card["label_sha256"].items():
+        assert digest == version_files.sha256_of(labelled_study.label_path(case_id, "final"))
+    assert card["split_sha256"] == version_files.sha256_of(labelled_study.folder / ".medai" / "split.json")
+    assert card["training_config"] == {"epochs": 3, "device": "auto", "seed": 1}
+
+
+def test_a_tracker_is_told_parameters_curves_and_the_verdict(labelled_study, registry):
+    tracker = FakeTracker()
+    report = run(labelled_study, registry, FakeNetwork(0.6), tracker=tracker)
+    assert tracker.told == ["begin", "curves", "curves", "curves", "verdict", "end finished"]
+    assert tracker.run.run_id == report.run_id
+    assert tracker.run.parameters["epochs"] == 3
+    assert tracker.points[1] == (2, {"train_loss": 0.5})
+    assert tracker.figures["challenger_score"] == pytest.approx(0.6)
+    assert tracker.tags["verdict"] == "refused"
+    assert tracker.verdict_told["reason"] == report.reason
+
+
+def test_a_tracker_is_told_of_a_stop(labelled_study, registry):
+    tracker = FakeTracker()
+    with pytest.raises(CancelledByUserError):
+        run(labelled_study, registry, FakeNetwork(0.8), tracker=tracker, should_stop=lambda: bool(tracker.points))
+    assert tracker.told == ["begin", "curves", "end stopped"]
+
+
+def test_a_tracker_is_not_told_of_a_training_without_labels(study, registry):
+    tracker = FakeTracker()
+    with pytest.raises(InputError, match="No case of this study"):
+        run(study, registry, FakeNetwork(0.8), tracker=tracker)
+    assert tracker.told == []
+
+
+def test_a_refusal_that_cannot_be_kept_is_in_the_report(labelled_study, registry, monkeypatch, caplog):
+    def no_space(*_args, **_named):
+        raise StorageError("No space left on device")
+
+    monkeypatch.setattr(registry, "record_refusal", no_space)
+    report = run(labelled_study, registry, FakeNetwork(0.6))
+    assert not report.published
+    assert latest_report(labelled_study.folder)["reason"] == report.reason
+    assert "is in the report of run" in caplog.text
 
 
 def test_no_patient_trains_and_judges(labelled_study, registry):

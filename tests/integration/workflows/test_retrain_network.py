@@ -6,13 +6,15 @@ import math
 import numpy as np
 import pytest
 
-from medai.domain import LabelMap, Segment, Volume
+from medai.domain import LabelMap, NoduleKind, Segment, Volume
+from medai.domain.click_case import ClickCase
 from medai.errors import CancelledByUserError
 from medai.evaluation.promotion import PromotionRules
 from medai.geometry import VolumeGeometry
 from medai.registry import STARTER, ModelRegistry
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
+from medai.workflows import click_regression
 from medai.workflows.click_challenger import score_click_network
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 from medai.workflows.retrain import CLICK_TASK, RetrainConfig, retrain
@@ -43,6 +45,21 @@ def study(tmp_path, rng):
     return store
 
 
+@pytest.fixture(autouse=True)
+def two_old_nodules(monkeypatch):
+    """The regression set without the seconds that its phantoms take."""
+
+    def make(seed):
+        nodule = np.zeros((40, 44, 30), bool)
+        nodule[15:25, 17:27, 11:19] = True
+        volume = Volume(geometry=GEOMETRY, image_hu=np.where(nodule, 30, -850).astype(np.int16))
+        name = f"phantom-{seed}"
+        return [(ClickCase(case_id=name, patient_id=name, volume=volume, mask=nodule), NoduleKind.SOLID, 8.0)]
+
+    monkeypatch.delenv("MEDAI_REAL_DATA", raising=False)
+    monkeypatch.setattr(click_regression, "phantom_nodules", make)
+
+
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -69,7 +86,10 @@ def test_the_whole_trip_with_a_real_network(study, registry, tmp_path):
     config = RetrainConfig(epochs=1, device="cpu")
     report = retrain(study, registry, config, on_progress=seen.append, should_stop=lambda: False)
     champion = registry.champion(CLICK_TASK)
-    assert report.published == (report.challenger_score > report.champion_score + PromotionRules().margin)
+    is_better = report.challenger_score > report.champion_score + PromotionRules().margin
+    assert report.published == (is_better and "old cases" not in report.reason)
+    assert {(s.by, s.group) for s in report.verdict.subgroups} >= {("size", "8-15 mm"), ("texture", "solid")}
+    assert [event.reason for event in registry.history(CLICK_TASK)] == [report.reason]
     assert (champion.version_id == STARTER) == (not report.published)
     # A published network is converted before it is asked for.
     converted = list((tmp_path / "state" / "medai" / "engines").glob("*/model.xml"))

@@ -82,6 +82,33 @@ def test_a_studys_model_shows_its_verdict_and_goes_back(registry, tmp_path):
     assert isinstance(again.exception, ConflictError)
 
 
+def test_the_history_tells_every_decision_and_why(registry, tmp_path):
+    study = ("--studies", str(tmp_path))
+    assert "Nothing has been decided yet" in run("history", "nodule_click", *study)
+    version = publish(registry, tmp_path)
+    refused = judge({"a": 0.9}, {"a": 0.8}, rng=np.random.default_rng(0))
+    registry.record_refusal("nodule_click", refused, judged_against=version)
+    run("rollback", "nodule_click", *study, "--who", "Ann", "--why", "it leaks")
+    said = run("promote", "segmentation", version, *study, "--who", "Ben", "--why", "it does not")
+    assert f"{version} answers now, in place of starter" in said
+    shown = run("history", "segmentation", *study, "--json", str(tmp_path / "history.json"))
+    for words in ("published", "refused", "rolled back", "promoted by hand", "0.900 → 0.800", "it leaks", "Ben"):
+        assert words in shown
+    events = json.loads((tmp_path / "history.json").read_text())["events"]
+    assert [event["kind"] for event in events] == ["published", "refused", "rolled back", "promoted by hand"]
+    assert events[1]["verdict"]["figures"]["difference"] == pytest.approx(-0.1)
+    assert registry.champion("nodule_click").version_id == version
+
+
+def test_a_version_is_pinned_and_let_go(registry, tmp_path):
+    version = publish(registry, tmp_path)
+    run("pin", "nodule_click", version, "--studies", str(tmp_path))
+    assert registry.pinned("nodule_click") == (version,)
+    assert "2, 1 pinned" in run("list")
+    run("unpin", "nodule_click", version, "--studies", str(tmp_path))
+    assert registry.pinned("nodule_click") == ()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medai.errors import InputError
-from medai.evaluation.promotion import PromotionRules, judge
+from medai.evaluation.promotion import OldCases, PromotionRules, judge
 
 
 def scores(values):
@@ -93,6 +93,94 @@ def test_verdict_survives_json(rng):
 def test_rules_out_of_range_are_refused():
     with pytest.raises(InputError, match=r"'margin' is -0\.1"):
         PromotionRules(margin=-0.1)
+
+
+def old_cases(loss_of_group, *, each=6, spread=0.0):
+    """Cases of a size each, all solid; every one loses what is said of its size."""
+    champion, challenger, groups = {}, {}, {}
+    for group, loss in loss_of_group.items():
+        for n in range(each):
+            case_id = f"{group} {n}"
+            champion[case_id] = 0.8
+            challenger[case_id] = 0.8 - loss + spread * (n - (each - 1) / 2)
+            groups[case_id] = {"size": group, "texture": "solid"}
+    return OldCases(champion_score=champion, challenger_score=challenger, groups_of_case=groups)
+
+
+def judged_with(old, rng, **rules):
+    return judge(scores([0.7] * 8), scores([0.75] * 8), old_cases=old, rules=PromotionRules(**rules), rng=rng)
+
+
+def test_a_subgroup_worse_beyond_doubt_is_named_with_its_figures(rng):
+    verdict = judged_with(old_cases({"<6 mm": 0.05, "6-8 mm": -0.06}, spread=0.004), rng)
+    assert not verdict.publish
+    assert verdict.reason.startswith(
+        "Refused: worse on old cases, size <6 mm: mean Dice 0.800 → 0.750 on 6 cases; 90 % interval of the change -0."
+    )
+    assert verdict.reason.endswith("a loss of 0.02 is accepted.")
+
+
+def test_a_subgroup_worse_within_the_margin_is_no_obstacle(rng):
+    assert judged_with(old_cases({"<6 mm": 0.015, "6-8 mm": 0.0}), rng).publish
+
+
+def test_a_loss_that_may_be_chance_is_no_obstacle(rng):
+    verdict = judged_with(old_cases({"<6 mm": 0.03}, spread=0.04), rng)
+    assert verdict.subgroups[0].figures.difference == pytest.approx(-0.03)
+    assert verdict.subgroups[0].figures.high > 0
+    assert verdict.publish
+
+
+def test_a_certain_loss_is_refused_though_its_interval_reaches_into_the_margin(rng):
+    verdict = judged_with(old_cases({"<6 mm": 0.03}, spread=0.01), rng)
+    assert -0.02 < verdict.subgroups[0].figures.high < 0
+    assert not verdict.publish
+
+
+def test_too_few_cases_forbid_by_the_hard_limit_alone(rng):
+    assert judged_with(old_cases({"<6 mm": 0.14}, each=4), rng).publish
+    verdict = judged_with(old_cases({"<6 mm": 0.16}, each=1), rng)
+    assert not verdict.publish
+    assert "0.800 → 0.640 on 1 case; no subgroup may lose more than 0.15" in verdict.reason
+
+
+def test_one_patient_with_many_nodules_is_no_interval(rng):
+    old = old_cases({"<6 mm": 0.05})
+    one = OldCases(
+        champion_score=old.champion_score,
+        challenger_score=old.challenger_score,
+        groups_of_case=old.groups_of_case,
+        patient_of_case=dict.fromkeys(old.champion_score, "one patient"),
+    )
+    assert not judged_with(old, rng).publish
+    assert judged_with(one, rng).publish
+
+
+def test_a_texture_is_a_subgroup_of_its_own(rng):
+    verdict = judged_with(old_cases({"<6 mm": 0.012, "6-8 mm": 0.012}), rng, subgroup_margin=0.01)
+    assert [(s.by, s.group) for s in verdict.subgroups] == [("size", "6-8 mm"), ("size", "<6 mm"), ("texture", "solid")]
+    assert not verdict.publish
+
+
+def test_good_old_cases_do_not_help_a_challenger_that_is_no_better(rng):
+    verdict = judge(scores([0.7] * 8), scores([0.7] * 8), old_cases=old_cases({"<6 mm": -0.1}), rng=rng)
+    assert not verdict.publish
+    assert "no better by more than" in verdict.reason
+    assert json.loads(json.dumps(verdict.to_json()))["subgroups"][0]["figures"]["difference"] == pytest.approx(0.1)
+
+
+def test_old_cases_of_one_model_alone_are_an_error(rng):
+    old = old_cases({"<6 mm": 0.0})
+    partial = OldCases(
+        champion_score=old.champion_score, challenger_score={"<6 mm 0": 0.8}, groups_of_case=old.groups_of_case
+    )
+    with pytest.raises(InputError, match="only one was on <6 mm 1"):
+        judged_with(partial, rng)
+
+
+def test_a_subgroup_limit_out_of_range_is_refused():
+    with pytest.raises(InputError, match=r"'subgroup_limit' is 1"):
+        PromotionRules(subgroup_limit=1.0)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))

@@ -36,6 +36,8 @@ def test_an_unknown_key_lists_every_valid_one():
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("cache_memory_mb", "1", "greater than or equal to 64"),
         ("prefetch", "perhaps", "valid boolean"),
+        ("keep_models", "1", "greater than or equal to 2"),
+        ("tracking", "on", "it takes local"),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: str, says: str):
