@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from medai.cli import bench, demo, evaluate, import_scans, infer, models, phantom, serve, train
+from medai.cli import annotators, bench, demo, evaluate, import_scans, infer, models, phantom, serve, train
 from medai.errors import CancelledByUserError, MedaiError
 
 EXIT_BAD_INPUT = 2
@@ -30,6 +30,7 @@ app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
 app.command("train")(train.train)
 app.add_typer(evaluate.app, name="evaluate")
+app.command("annotators")(annotators.annotators)
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

@@ -21,6 +21,8 @@ from medai.postprocessing.components import LEAST_VOXELS, LabelComponent, label_
 
 MARGIN_MM = 3.0
 """Background around a nodule that STAPLE sees: enough for a specificity, too little to drown the outline."""
+LEAST_DICE = 0.1
+"""Outlines that overlap less are not of one nodule, even where one lies within the other."""
 _MOST_ITERATIONS = 200
 
 
@@ -165,7 +167,7 @@ def staple(masks: Sequence[NDArray[np.bool_]]) -> StapleEstimate:
 def match_nodules(label_maps: Sequence[LabelMap], *, min_voxels: int = LEAST_VOXELS) -> tuple[MatchedNodule, ...]:
     """Find which outlines of several annotators are of one nodule.
 
-    Two outlines are where they share a third of the smaller one. What is left over joins a nodule of other annotators
+    Two outlines are where they share a third of the smaller one and have a Dice of 0.1. What is left over joins a nodule of other annotators
     whose middle lies within the radius of the larger of the two, the nearest first: small outlines miss each other by a
     voxel. Several outlines of one annotator may be parts of one nodule.
 
@@ -247,9 +249,7 @@ def _join(nodule: MatchedNodule, box: IndexBox, soft: SoftLabel) -> ConsensusNod
             readers[index] = performance
         if soft is SoftLabel.STAPLE:
             label = np.asarray(estimate.probability * np.float32(nodule.share))
-    return ConsensusNodule(
-        matched=nodule, box=box, soft=label, majority=majority_vote(masks), readers=tuple(readers)
-    )
+    return ConsensusNodule(matched=nodule, box=box, soft=label, majority=majority_vote(masks), readers=tuple(readers))
 
 
 def _votes(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.int64]:
@@ -275,7 +275,7 @@ def _common_grid(label_maps: Sequence[LabelMap]) -> VolumeGeometry:
 
 
 def _overlap(one: LabelComponent, other: LabelComponent) -> bool:
-    """True where two outlines share a third of the smaller one."""
+    """True where two outlines share a third of the smaller one, and neither is a flood that covers everything."""
     shared = one.box.intersect(other.box)
     if shared.is_empty:
         return False
@@ -283,7 +283,8 @@ def _overlap(one: LabelComponent, other: LabelComponent) -> bool:
         one.mask[shared.shift([-n for n in one.box.start_ijk]).slices]
         & other.mask[shared.shift([-n for n in other.box.start_ijk]).slices]
     )
-    return bool(3 * both >= min(np.count_nonzero(one.mask), np.count_nonzero(other.mask)))
+    sizes = np.count_nonzero(one.mask), np.count_nonzero(other.mask)
+    return bool(3 * both >= min(sizes) and 2 * both >= LEAST_DICE * sum(sizes))
 
 
 _Members = list[tuple[int, LabelComponent]]

@@ -146,6 +146,12 @@ def test_small_outlines_that_miss_each_other_are_matched_by_their_middles():
     assert len(match_nodules([label_map(thick, next_to_it), label_map()])) == 2
 
 
+def test_a_flood_over_everything_does_not_join_the_nodules_in_it():
+    flood = label_map(((0, 20), (0, 22), (0, 12)))
+    nodules = match_nodules([label_map(BIG, LONE), label_map(BIG, LONE), flood])
+    assert [nodule.values for nodule in nodules] == [((1,), (1,), ()), ((2,), (2,), ()), ((), (), (1,))]
+
+
 def test_empty_maps_agree_that_there_is_nothing():
     answer = consensus([label_map(), label_map()])
     assert answer.nodules == ()
