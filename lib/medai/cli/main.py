@@ -11,7 +11,19 @@ from typing import NoReturn
 
 import typer
 
-from medai.cli import annotations, bench, demo, evaluate, import_scans, infer, models, phantom, serve, train
+from medai.cli import (
+    annotations,
+    annotators,
+    bench,
+    demo,
+    evaluate,
+    import_scans,
+    infer,
+    models,
+    phantom,
+    serve,
+    train,
+)
 from medai.errors import CancelledByUserError, MedaiError
 
 EXIT_BAD_INPUT = 2
@@ -30,6 +42,7 @@ app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
+app.command("annotators")(annotators.annotators)
 app.add_typer(evaluate.app, name="evaluate")
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
