@@ -423,12 +423,13 @@ def _rate(warmup: int, total: int) -> Callable[[int], float]:
 
 
 def _weighted(dataset: ClickDataset, replay_fraction: float) -> tuple[list[Any], list[float]]:
-    """Cases and how often each is drawn."""
-    replay = dataset.replay
-    share = replay_fraction if replay else 0.0
-    weights = [(1.0 - share) / len(dataset.training)] * len(dataset.training)
-    weights += [share / max(1, len(replay))] * len(replay)
-    return [*dataset.training, *replay], weights
+    """Cases and how often each is drawn: the replay's share is fixed, within each part the cases' weights decide."""
+    share = replay_fraction if dataset.replay else 0.0
+    weights: list[float] = []
+    for part, part_share in ((dataset.training, 1.0 - share), (dataset.replay, share)):
+        total = sum(case.weight for case in part)
+        weights += [part_share * case.weight / total for case in part]
+    return [*dataset.training, *dataset.replay], weights
 
 
 def _inferer(device: torch.device) -> Any:

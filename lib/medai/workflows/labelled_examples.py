@@ -68,6 +68,7 @@ class LabelledExamples(Generic[E]):
         trained_on: the study's cases behind ``train``.
         judged_on: those behind ``held_back``.
         skipped: study case to the reason why its label is not used.
+        test: examples of the patients that neither train nor judge, for figures alone; empty in small studies.
     """
 
     train: tuple[E, ...]
@@ -75,6 +76,7 @@ class LabelledExamples(Generic[E]):
     trained_on: tuple[str, ...]
     judged_on: tuple[str, ...]
     skipped: Mapping[str, str]
+    test: tuple[E, ...] = ()
 
 
 def collect_examples(
@@ -128,6 +130,7 @@ def collect_examples(
         trained_on=tuple(sorted(train)),
         judged_on=tuple(sorted(held_back)),
         skipped=skipped,
+        test=tuple(example for case_id in examples if placed[case_id] == "test" for example in examples[case_id]),
     )
 
 
