@@ -209,6 +209,8 @@ def _save_label(app: MedaiApp, image: str, upload: UploadFile, tag: str, params:
         app.study.save_label(image, checked.path, checked.tag, checked.info)
     logger.info("Label '%s' of %s submitted", checked.tag, image)
     app.on_save_label(image, image)
+    if checked.tag == FINAL:
+        app.train_policy.label_submitted()
     return {"image": image, "label": image, "tag": checked.tag}
 
 

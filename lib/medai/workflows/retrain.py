@@ -114,6 +114,7 @@ def retrain(
     family: Family[Any] | None = None,
     annotation_of: AnnotationLookup | None = None,
     is_interrupted: Callable[[], bool] = lambda: False,
+    wait_s: float = 0.0,
 ) -> RetrainReport:
     """Train a challenger on a study's submitted labels and publish it if it is better.
 
@@ -126,6 +127,7 @@ def retrain(
         family: what is trained; None: the click network.
         annotation_of: how the labels came about, which decides how much each counts; None: all count the same.
         is_interrupted: asked when the training was stopped: True keeps what it has reached for the next one.
+        wait_s: how long another training of the study may take to end.
 
     Returns:
         The report, also in the run's ``report.json``.
@@ -137,7 +139,7 @@ def retrain(
         ModelError: there is no champion to start from, or the training diverged.
     """
     family = family or family_of(CLICK_TASK)
-    with training_run(study.folder) as run:
+    with training_run(study.folder, wait_s=wait_s) as run:
         steps = _Steps(
             run=run, family=family, total_epochs=config.epochs, on_progress=on_progress, should_stop=should_stop
         )

@@ -121,8 +121,12 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def training_run(study_folder: Path) -> Iterator[TrainingRun]:
+def training_run(study_folder: Path, *, wait_s: float = 0.0) -> Iterator[TrainingRun]:
     """Start the study's one training run; its working files are removed at the end, unless ``keeps_work`` is set.
+
+    Args:
+        study_folder: the study.
+        wait_s: how long another run may take to end.
 
     Raises:
         ConflictError: a training of this study runs already, in this process or another one.
@@ -134,7 +138,7 @@ def training_run(study_folder: Path) -> Iterator[TrainingRun]:
     except OSError as error:
         raise StorageError(f"{trainings} cannot be made ({error}): check its permissions.") from error
     try:
-        with FileLock(trainings / ".lock", timeout=0):
+        with FileLock(trainings / ".lock", timeout=wait_s):
             for leftover in trainings.glob(f"*/{_WORK_FOLDER}"):
                 if _job_of(leftover) is None:
                     shutil.rmtree(leftover, ignore_errors=True)
