@@ -21,6 +21,7 @@ class ClickCase:
         volume: the scan around the nodule.
         mask: the nodule on the volume's grid, bool, at least one voxel.
         readers: the mean of several readers' masks on the same grid, float32, 0-1; None where only ``mask`` is known.
+        weight: how often training draws it, over other cases; above 0.
     """
 
     case_id: str
@@ -28,6 +29,7 @@ class ClickCase:
     volume: Volume
     mask: NDArray[np.bool_]
     readers: NDArray[np.float32] | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.volume.geometry.shape_ijk:
@@ -36,6 +38,8 @@ class ClickCase:
             )
         if not np.any(self.mask):
             raise InputError(f"Case {self.case_id} has an empty mask: there is no nodule to outline.")
+        if not (self.weight > 0 and np.isfinite(self.weight)):
+            raise InputError(f"Case {self.case_id} has the weight {self.weight}; it must be above 0 and finite.")
         if self.readers is not None and self.readers.shape != self.mask.shape:
             raise GeometryError(
                 f"Case {self.case_id}: the readers' mean has shape {self.readers.shape}, the mask {self.mask.shape}."

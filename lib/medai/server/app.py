@@ -39,6 +39,7 @@ from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
+from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.reservations import Reservations
@@ -48,6 +49,8 @@ from medai.volume_io.scan_cache import ScanCache
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
 from medai.workflows.labelled_examples import read_submitted
+from medai.workflows.training_policy import TrainingPolicy
+from medai.workflows.training_queue import TrainingQueue
 
 if TYPE_CHECKING:
     from medai.inference.click import ClickSegmenter
@@ -103,7 +106,15 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
                 CLASSIFICATION_TASK: self._load_classifier,
             },
         )
-        self.trainings = Trainings()
+        queue = TrainingQueue(folder)
+        self.trainings = Trainings(queue=queue)
+        self.train_policy = TrainPolicy(
+            TrainingPolicy(after_labels=self.options.train_after, every_minutes=self.options.train_every_minutes),
+            self.trainings,
+            queue,
+            lambda request: self.trainer(CLICK_TASK).job(request),
+            task=CLICK_TASK,
+        )
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -137,7 +148,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def init_trainers(self) -> dict[str, NoduleTrainTask]:
         """One trainer a model family; the plugin shows the progress of the first."""
         return {
-            trainer.task: NoduleTrainTask(trainer, self.study.folder, self.options, self.trainings)
+            trainer.task: NoduleTrainTask(
+                trainer, self.study.folder, self.options, self.trainings, self.train_policy.view
+            )
             for trainer in TRAINERS
         }
 
@@ -242,7 +255,8 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         return "+".join(self.shelf.version_id(task) for task in (CLICK_TASK, DETECTION_TASK))
 
     def close(self) -> None:
-        """Stop the training and the background threads."""
+        """End the training (the next server goes on with it) and the background threads."""
+        self.train_policy.close()
         self.trainings.close()
         self.annotations.close()
         self.scans.close()

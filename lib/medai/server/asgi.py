@@ -67,6 +67,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.medai, app.state.lanes = instance, lanes
     app.state.batches, app.state.scorings = CaseJobs("batch inference", lanes), CaseJobs("scoring", lanes)
     threading.Thread(target=_warm_up, args=(instance,), name="medai-warm-up", daemon=True).start()
+    await loop.run_in_executor(None, instance.train_policy.begin)
     cleaning = asyncio.create_task(_clean_sessions(instance, lanes))
     logger.info("Serving %s", instance.study.folder)
     yield

@@ -1,10 +1,12 @@
 """Trainings started by the server: one at a time, in a process, seen through MONAI Label's task records.
 
 The server's threads never train: a process is started, a thread of its own reads what it says, and its progress is read
-from the study's folder. Stopping closes the process's standard input (it stops at the next step), then terminates, then
-kills it with everything it started. A server that dies closes the same pipe.
+from the study's folder. Stopping says so on the process's standard input and closes it (it stops at the next step),
+then terminates, then kills it with everything it started. A server that dies or is closed closes the same pipe without
+a word: the process then keeps what it has reached, and the queue on disk keeps what was asked for.
 
-Threads: every method may be called from any thread. One lock guards the records; nothing is waited for inside it.
+Threads: every method may be called from any thread. One lock guards the records; nothing is waited for inside it, and
+the queue's lock on disk is never taken inside it.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
-from medai.errors import ConflictError
-from medai.server.train_worker import EXIT_DONE, EXIT_STOPPED, TrainJob
+from medai.errors import ConflictError, StorageError
+from medai.server.train_worker import EXIT_DONE, EXIT_STOPPED, STOP_WORD, TrainJob
+from medai.workflows.training_queue import TrainingQueue
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,10 @@ class _Task:
     stop_asked: bool = False
 
     @property
+    def waits(self) -> bool:
+        return self.status == "SUBMITTED" and not self.stop_asked
+
+    @property
     def is_open(self) -> bool:
         return self.status in ("SUBMITTED", "RUNNING")
 
@@ -84,16 +92,25 @@ class Trainings:
 
     Args:
         command: starts the worker process; it is told its job on standard input.
+        queue: keeps what was asked for until it has ended; None: nothing outlives the server.
     """
 
-    def __init__(self, command: Sequence[str] = WORKER) -> None:
+    def __init__(self, command: Sequence[str] = WORKER, *, queue: TrainingQueue | None = None) -> None:
         self._command = list(command)
+        self._queue = queue
+        self._closing = False
         self._lock = threading.Lock()
         self._tasks: deque[_Task] = deque(maxlen=KEPT_TASKS)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-training")
 
     def start(
-        self, job: TrainJob, request: dict[str, Any], *, enqueue: bool = False
+        self,
+        job: TrainJob,
+        request: dict[str, Any],
+        *,
+        enqueue: bool = False,
+        words: str = "",
+        task_id: str | None = None,
     ) -> tuple[dict[str, Any], Future[None]]:
         """Start a training.
 
@@ -101,20 +118,46 @@ class Trainings:
             job: what the process is told.
             request: what the client asked, for the record.
             enqueue: wait for a running one instead of being refused.
+            words: why it was started, the record's first detail.
+            task_id: of one that the queue holds already; None for a new one.
 
         Returns:
             The task's record, and a future that is done when the training has ended.
 
         Raises:
             TrainingBusyError: one runs already.
+            StorageError: the queue cannot be written; nothing was started.
         """
+        task = _Task(task_id=task_id or str(uuid.uuid4()), request=request, job=job)
+        if words:
+            task.details.appendleft(words)
         with self._lock:
             if not enqueue and any(task.is_open for task in self._tasks):
                 raise TrainingBusyError("A training runs already: wait for it, or stop it first (DELETE /train/).")
-            task = _Task(task_id=str(uuid.uuid4()), request=request, job=job)
             self._tasks.append(task)
             view = task.view()
+        if self._queue is not None and task_id is None:
+            try:
+                self._queue.add(task.task_id, job.model_dump(mode="json"), request)
+            except StorageError:
+                with self._lock:
+                    self._tasks.remove(task)
+                raise
         return view, self._executor.submit(self._run, task)
+
+    def report_lost(self, task_id: str, request: dict[str, Any], asked_at_s: float, words: str) -> None:
+        """Add the record of a training that an earlier server could not bring to its end."""
+        asked = datetime.fromtimestamp(asked_at_s).astimezone().strftime(TIME_FORMAT)
+        job = TrainJob(studies=Path(), epochs=1, device="cpu", seed=0)
+        task = _Task(task_id=task_id, request=request, job=job, start_ts=asked)
+        with self._lock:
+            self._finish(task, "ERROR", words)
+            self._tasks.append(task)
+
+    def waiting(self) -> int:
+        """How many trainings wait for the running one."""
+        with self._lock:
+            return sum(task.waits for task in self._tasks)
 
     def records(self) -> list[dict[str, Any]]:
         """Every training since the server started, oldest first."""
@@ -142,8 +185,23 @@ class Trainings:
     def stop(self) -> dict[str, Any] | None:
         """Stop the running training and those waiting; returns the running one's last record, None if none was.
 
-        Returns when the process has ended, at most ``STOP_S`` + ``TERMINATE_S`` seconds later.
+        Returns when the process has ended, at most ``STOP_S`` + ``TERMINATE_S`` seconds later. They are stopped for
+        good: a later server does not begin them again.
         """
+        stopped = self._stop()
+        return stopped[0].view() if stopped else None
+
+    def close(self) -> None:
+        """End everything; called when the server ends. What had not ended is left to the next server."""
+        with self._lock:
+            self._closing = True
+        self._stop()
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        if self._queue is not None:
+            self._queue.close()
+
+    def _stop(self) -> list[_Task]:
+        """Stop what is open; returns it, the running one first."""
         with self._lock:
             open_tasks = [task for task in self._tasks if task.is_open]
             for task in open_tasks:
@@ -151,35 +209,35 @@ class Trainings:
                 if task.process is None:
                     self._finish(task, "STOPPED", "Stopped before it began")
             process = next((task.process for task in open_tasks if task.process), None)
+        for task in open_tasks:
+            self._forget(task)
         if process is not None:
-            _end(process)
+            _end(process, for_good=not self._closing)
         with self._lock:
             for task in open_tasks:
                 if task.is_open:
                     self._finish(task, "STOPPED", STOPPED_WORDS)
-            return open_tasks[0].view() if open_tasks else None
+        return open_tasks
 
-    def close(self) -> None:
-        """Stop everything; called when the server ends."""
-        self.stop()
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def _forget(self, task: _Task) -> None:
+        """Take an ended training out of the queue on disk; a server that closes leaves it to the next one."""
+        if self._queue is None or (self._closing and task.status not in ("DONE", "ERROR")):
+            return
+        try:
+            self._queue.ended(task.task_id)
+        except StorageError as error:
+            logger.warning("Training %s may be begun again by the next server: %s", task.task_id, error)
 
     def _run(self, task: _Task) -> None:
-        with self._lock:
-            if task.stop_asked:
-                return
-            process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                start_new_session=True,
-            )
-            task.process, task.status = process, "RUNNING"
+        process = self._begin(task)
+        if process is None:
+            # Stopped before, perhaps between its record and its note in the queue.
+            self._forget(task)
+            return
         logger.info("Training %s runs in process %d", task.task_id, process.pid)
+        if self._queue is not None:
+            with contextlib.suppress(StorageError):
+                self._queue.begun(task.task_id)
         with contextlib.suppress(OSError, ValueError):
             _write(process, task.job.model_dump_json() + "\n")
         for line in process.stdout or ():
@@ -194,7 +252,26 @@ class Trainings:
                 # One that stopped by itself has said so; one that had to be killed has not.
                 said = status != "STOPPED" or code == EXIT_STOPPED
                 self._finish(task, status, "" if said else STOPPED_WORDS)
+        self._forget(task)
         logger.info("Training %s ended with code %d: %s", task.task_id, code, task.status)
+
+    def _begin(self, task: _Task) -> subprocess.Popen[str] | None:
+        """Start the process; None where the task was stopped meanwhile."""
+        with self._lock:
+            if task.stop_asked:
+                return None
+            task.process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+            task.status = "RUNNING"
+            return task.process
 
     @staticmethod
     def _finish(task: _Task, status: Status, words: str) -> None:
@@ -215,9 +292,12 @@ def _write(process: subprocess.Popen[str], text: str) -> None:
         process.stdin.flush()
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[str], *, for_good: bool) -> None:
     """Ask, then insist, then kill with everything the process started."""
     if process.stdin:
+        if for_good:
+            with contextlib.suppress(OSError, ValueError):
+                _write(process, STOP_WORD + "\n")
         with contextlib.suppress(OSError):
             process.stdin.close()
     for patience_s, insist in ((STOP_S, signal.SIGTERM), (TERMINATE_S, signal.SIGKILL)):

@@ -235,6 +235,8 @@ def _save_label(
         annotation = app.annotations.submit(image, checked, annotator=by.name, client_id=by.client_id)
     logger.info("Label '%s' of %s submitted", checked.tag, image)
     app.on_save_label(image, image)
+    if checked.tag == FINAL:
+        app.train_policy.label_submitted()
     reply: dict[str, Any] = {"image": image, "label": image, "tag": checked.tag}
     reply["params"] = {"annotation_id": annotation.annotation_id}
     if annotation.quarantine_reason:

@@ -41,6 +41,14 @@ class ServerSettings(BaseModel):
         Field(description="tell clients the scan's path: Slicer opens it where it exists on its machine"),
     ] = True
     train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
+    train_after: Annotated[
+        int,
+        Field(ge=0, le=100_000, description="submitted labels after which outlines are learned by itself; 0: by hand"),
+    ] = 0
+    train_every_minutes: Annotated[
+        float,
+        Field(ge=0, le=7 * 24 * 60, description="minutes after which new labels are learned by itself; 0: by hand"),
+    ] = 0.0
     seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
     keep_models: Annotated[
         int,

@@ -6,7 +6,7 @@ One trainer a model family (``medai.workflows.families``); one training at a tim
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,23 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
         studies: the study folder.
         options: the app's settings: default epochs, device, seed.
         trainings: runs it in a process.
+        told: what else the first trainer's figures say: the policy, and how many trainings wait.
     """
 
-    def __init__(self, trainer: Trainer, studies: Path, options: ServerSettings, trainings: Trainings) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        studies: Path,
+        options: ServerSettings,
+        trainings: Trainings,
+        told: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         super().__init__(trainer.description)
         self._trainer = trainer
         self._studies = studies
         self._options = options
         self._trainings = trainings
+        self._told = told
 
     def config(self) -> dict[str, Any]:
         """What the plugin offers: a number becomes a text field, a list a combo box with the first chosen."""
@@ -94,6 +103,9 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
 
         The plugin shows 0 % as long as ``total_time`` says something, so that is left to a training that has ended.
         """
+        return {**self._progress(), **(self._told() if self._trainer.leads else {})}
+
+    def _progress(self) -> dict[str, Any]:
         running = self._trainings.running_job()
         if running is None or (running[0].task != self._trainer.task and not self._trainer.leads):
             return self._latest(self._trainer.task)

@@ -3,7 +3,8 @@
 The first line on standard input is the job (JSON, ``TrainJob``). The end of standard input means stop: the server
 closes it to stop a training, and the operating system closes it when the server dies, however it dies. The process
 then stops at the next step; if it does not within ``GRACE_S``, it ends itself. Nothing is published by halves: see
-``medai.registry.model_registry``.
+``medai.registry.model_registry``. Where ``STOP_WORD`` came before the end somebody wanted the stop and nothing is kept;
+without it the server is gone, and what was reached is kept for the training that the next server begins.
 
 Progress goes to the study's folder (``medai.workflows.training_runs``), words go to standard output. Exit code 0:
 trained (published or refused by the gate), 2: cannot be done and says why, 3: stopped.
@@ -28,6 +29,7 @@ EXIT_DONE = 0
 EXIT_REFUSED = 2
 EXIT_STOPPED = 3
 GRACE_S = 20.0
+STOP_WORD = "stop"
 NICENESS = 10
 """The annotator's clicks come first."""
 
@@ -53,10 +55,10 @@ def main(source: IO[str] = sys.stdin) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout, force=True)
     job = TrainJob.model_validate(json.loads(source.readline()))
     os.nice(NICENESS)
-    stop = threading.Event()
-    threading.Thread(target=_watch, args=(source, stop), name="watch", daemon=True).start()
+    stop, for_good = threading.Event(), threading.Event()
+    threading.Thread(target=_watch, args=(source, stop, for_good), name="watch", daemon=True).start()
     try:
-        return _train(job, stop)
+        return _train(job, stop, for_good)
     except CancelledByUserError as error:
         _say(str(error))
         return EXIT_STOPPED
@@ -65,7 +67,7 @@ def main(source: IO[str] = sys.stdin) -> int:
         return EXIT_REFUSED
 
 
-def _train(job: TrainJob, stop: threading.Event) -> int:
+def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> int:
     from medai.store.study import StudyStore
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
@@ -87,14 +89,20 @@ def _train(job: TrainJob, stop: threading.Event) -> int:
         should_stop=stop.is_set,
         family=family_of(job.task),
         tracker=trackers_for(job.studies, job.tracking),
+        # The training of a server that was killed may still be on its way out.
+        wait_s=GRACE_S + 5.0,
+        is_interrupted=lambda: not for_good.is_set(),
     )
+    if report.resumed:
+        _say("Went on from an interrupted training")
     _say(f"{'Published' if report.published else 'Not published'}: {report.reason}")
     return EXIT_DONE
 
 
-def _watch(source: IO[str], stop: threading.Event) -> None:
+def _watch(source: IO[str], stop: threading.Event, for_good: threading.Event) -> None:
     """Ask for a stop when the server closes its end; leave for good where that is not heeded."""
-    source.read()
+    if STOP_WORD in source.read():
+        for_good.set()
     stop.set()
     overdue = threading.Timer(GRACE_S, os._exit, (EXIT_STOPPED,))
     overdue.daemon = True

@@ -1,4 +1,4 @@
-"""Which patients train and which are held back for validation: decided once, by hash, and kept for good.
+"""Which patients train, which judge and which only report: decided once, by hash, and kept for good.
 
 MONAI Label validates on the last fifth of today's list of labels, which moves as labels arrive: a patient that judged
 the last model may train the next one, and the figures of two rounds do not compare. Here a patient is placed the first
@@ -6,12 +6,15 @@ time it is seen with a label, and stays. All studies of a patient go together.
 
 The rule, in the order in which patients are first seen:
 
-1. A patient whose hash falls into the lowest quarter is held back ("validation"), the others train ("train").
+1. A patient whose hash falls into the lowest quarter is held back to judge ("validation"), the others train ("train").
 2. The second patient goes where the first did not. So from two patients on there is at least one of each: something to
    learn from and something to judge by.
+3. From ``TEST_FROM_PATIENTS`` patients on, those whose hash falls just above the lowest quarter are kept for figures
+   alone ("test"): they never train and no model is promoted by them. Smaller studies have none to spare, and a patient
+   that was placed before the study was large enough stays where it is.
 
-Patients seen for the first time in one call are taken in the order of their hashes, so that the order in which a caller
-lists them does not matter.
+Patients seen for the first time in one call are taken in the order of their hashes and counted together, so that the
+order in which a caller lists them does not matter.
 
 What is on disk, ``<study>/.medai/split.json``, holds hashes of patient keys and no key itself.
 """
@@ -23,7 +26,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from medai.errors import StorageError
 from medai.store.atomic import write_json
@@ -32,9 +35,13 @@ from medai.store.locks import ExclusiveLock
 from medai.store.names import check_case_id
 from medai.volume_io.dicom_headers import patient_key_of
 
-Subset = Literal["train", "validation"]
+Subset = Literal["train", "validation", "test"]
 
 VALIDATION_FRACTION = 0.25
+TEST_FRACTION = 0.15
+TEST_FROM_PATIENTS = 8
+"""With fewer patients each is needed to learn from or to judge by."""
+
 SPLIT_FILE = "split.json"
 CASES_FOLDER = "cases"
 """``<study>/.medai/cases/<case id>.json``, written by ``medai import``: facts of a case, among them "patient_key"."""
@@ -100,18 +107,29 @@ class FrozenSplit:
             self._make_folder()
             with self._lock.hold():
                 placed = self._read()
-                for digest in sorted(set(digest_of_key.values()) - placed.keys()):
-                    placed[digest] = _first_place(digest, placed)
+                new = set(digest_of_key.values()) - placed.keys()
+                patient_count = len(placed) + len(new)
+                for digest in sorted(new):
+                    placed[digest] = _first_place(digest, placed, patient_count)
                 write_json(self._path, {"version": 1, "patients": placed})
         return {key: placed[digest] for key, digest in digest_of_key.items()}
+
+    def known(self, patient_keys: Iterable[str]) -> dict[str, Subset]:
+        """Patient key to subset of those that have been placed; nobody is placed by asking.
+
+        Raises:
+            StorageError: the file on disk is damaged.
+        """
+        placed = self._read()
+        return {key: placed[_digest(key)] for key in patient_keys if _digest(key) in placed}
 
     def _read(self) -> dict[str, Subset]:
         """Digest to subset, in the order of placing."""
         try:
             content: Any = json.loads(self._path.read_text(encoding="utf-8"))
             patients = content["patients"]
-            if not set(patients.values()) <= {"train", "validation"}:
-                raise ValueError("a patient is neither in train nor in validation")
+            if not set(patients.values()) <= set(get_args(Subset)):
+                raise ValueError(f"a patient is in none of {', '.join(get_args(Subset))}")
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -132,8 +150,18 @@ def _digest(patient_key: str) -> str:
     return hashlib.sha256((_HASH_SALT + patient_key).encode()).hexdigest()
 
 
-def _first_place(digest: str, placed: dict[str, Subset]) -> Subset:
-    """Where a patient goes that was never seen before (rules 1 and 2 of the module)."""
+def _first_place(digest: str, placed: dict[str, Subset], patient_count: int) -> Subset:
+    """Where a patient goes that was never seen before (the rules of the module).
+
+    Args:
+        digest: the patient's.
+        placed: those placed before it.
+        patient_count: patients of the study, all those that are new in this call included.
+    """
     if len(placed) == 1:
         return "train" if "validation" in placed.values() else "validation"
-    return "validation" if int(digest[:16], 16) < VALIDATION_FRACTION * 2**64 else "train"
+    share = int(digest[:16], 16) / 2**64
+    if share < VALIDATION_FRACTION:
+        return "validation"
+    may_test = patient_count >= TEST_FROM_PATIENTS and len(placed) >= 2
+    return "test" if may_test and share < VALIDATION_FRACTION + TEST_FRACTION else "train"

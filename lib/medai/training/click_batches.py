@@ -18,19 +18,40 @@ from medai.domain.click_case import ClickCase
 from medai.evaluation.simulated_clicks import correcting_click
 from medai.preprocessing.click_maps import click_map, network_input
 from medai.training.click_sampling import SamplingConfig, TrainingPatch, sample_patch
+from medai.training.processes import ProcessShare, ShareOfBatches
+
+ALONE = ProcessShare()
 
 UNKNOWN_LOGIT = -12.0
 """Where the scan says nothing the prediction is replaced by a sure no: neither loss nor gradient comes from there."""
 
 
 class DrawClickPatch(Randomizable, Transform):  # type: ignore[misc]  # monai's classes are untyped
-    """Turn a ``ClickCase`` into ``image`` (the network's channels) and ``label`` (nodule, known, readers' mean)."""
+    """Turn a ``ClickCase`` into ``image`` (the network's channels) and ``label`` (nodule, known, readers' mean).
 
-    def __init__(self, config: SamplingConfig) -> None:
+    Args:
+        config: how patches are drawn.
+        share: which of several processes this is: each draws what one process would draw at its places of a batch.
+        batch_size: of all processes.
+    """
+
+    def __init__(self, config: SamplingConfig, *, share: ProcessShare = ALONE, batch_size: int = 1) -> None:
         self.config = config
+        self._places = share.of_batch(batch_size) if share.count > 1 else range(batch_size)
+        self._batch_size = batch_size
+        self._drawn = 0
+
+    def begin_epoch(self, seed: int) -> None:
+        """Seed the draws of an epoch; the processes of a training are in step from here on."""
+        self.set_random_state(seed)
+        self._drawn = 0
 
     def __call__(self, case: ClickCase) -> dict[str, torch.Tensor]:
         """Draw one patch with its first click."""
+        while self._drawn % self._batch_size not in self._places:
+            self.R.randint(2**31)
+            self._drawn += 1
+        self._drawn += 1
         rng = np.random.default_rng(self.R.randint(2**31))
         return patch_tensors(sample_patch(case, self.config, rng))
 
@@ -43,12 +64,24 @@ def patch_tensors(patch: TrainingPatch) -> dict[str, torch.Tensor]:
 
 
 def training_loader(
-    cases: Sequence[ClickCase], weights: Sequence[float], transform: DrawClickPatch, *, draws: int, batch_size: int
+    cases: Sequence[ClickCase],
+    weights: Sequence[float],
+    transform: DrawClickPatch,
+    *,
+    draws: int,
+    batch_size: int,
+    share: ProcessShare = ALONE,
 ) -> tuple[DataLoader, torch.Generator]:
     """A loader of random patches, cases drawn by weight; its generator is returned so that each epoch can be seeded."""
     generator = torch.Generator()
-    sampler = WeightedRandomSampler(list(weights), num_samples=draws, replacement=True, generator=generator)
-    loader = DataLoader(Dataset(list(cases), transform), batch_size=batch_size, sampler=sampler, num_workers=0)
+    sampler = ShareOfBatches(
+        WeightedRandomSampler(list(weights), num_samples=draws, replacement=True, generator=generator),
+        share,
+        batch_size,
+    )
+    loader = DataLoader(
+        Dataset(list(cases), transform), batch_size=batch_size // share.count, sampler=sampler, num_workers=0
+    )
     return loader, generator
 
 
@@ -93,20 +126,26 @@ class CorrectingIteration:
     Args:
         shares: how often a first, second, … further step follows.
         seed: of the clicks.
+        share: which of several processes this is: all take as many steps, each clicks in its own patches.
     """
 
-    def __init__(self, shares: Sequence[float], seed: int) -> None:
+    def __init__(self, shares: Sequence[float], seed: int, *, share: ProcessShare = ALONE) -> None:
         self._shares = tuple(shares)
         self._seed = seed
+        self._share = share
 
     def __call__(self, engine: SupervisedTrainer, batch: dict[str, Any]) -> dict[str, Any]:
         """Train on a batch (ignite's process function)."""
         rng = np.random.default_rng([self._seed, engine.state.iteration])
+        # A process that clicked by the common generator would soon count its steps otherwise than the others.
+        clicks = rng
+        if self._share.count > 1:
+            clicks = np.random.default_rng([self._seed, engine.state.iteration, self._share.rank])
         output = cast("dict[str, Any]", engine._iteration(engine, batch))
         for share in self._shares:
             if rng.random() >= share:
                 break
-            batch = {**batch, "image": with_corrections(batch["image"], batch["label"], output["pred"], rng)}
+            batch = {**batch, "image": with_corrections(batch["image"], batch["label"], output["pred"], clicks)}
             output = cast("dict[str, Any]", engine._iteration(engine, batch))
         return output
 

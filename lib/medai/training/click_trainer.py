@@ -1,5 +1,8 @@
 """Train or fine-tune the click network with MONAI's engines.
 
+Under ``torchrun`` several processes train one network (``medai.training.processes``); the first one saves and reports,
+and all validate, which takes no longer than waiting for it.
+
 Every epoch ends with a validation; the weights of the best one are on disk as soon as they exist, so that a run that is
 stopped or killed leaves a usable model. The state to resume from lies beside them.
 """
@@ -182,10 +185,13 @@ class _ClickTraining:
         import torch
         from torch.optim.swa_utils import AveragedModel
 
+        from medai.training import processes
+
         self._config = config
         self._folder = output_folder
         self._on_epoch, self._on_iteration, self._should_stop = on_epoch, on_iteration, should_stop
-        self._device = _device(config.device)
+        self._device = processes.local_device(_device(config.device))
+        self._share = processes.join_processes(self._device)
         self._network, network_config = _start_network(start_from, config.seed)
         self._network.to(self._device)
         self._checkpoint_config = {
@@ -195,6 +201,7 @@ class _ClickTraining:
             **{key: getattr(config.sampling, key) for key in ("spacing_mm", "fill", "finest_mm", "coarsest_mm")},
         }
         self._average = AveragedModel(self._network, avg_fn=_averaging(config.average_decay), use_buffers=True)
+        self._trained = processes.shared_network(self._network, self._share, self._device)
         self._optimiser = torch.optim.AdamW(
             self._network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
         )
@@ -211,6 +218,8 @@ class _ClickTraining:
 
     def run(self, *, resume: bool) -> TrainingResult:
         """Train to the end, or until asked to stop."""
+        from medai.training.processes import wait_for_all
+
         state_path = self._folder / STATE_NAME
         if resume and state_path.is_file():
             self._restore(state_path)
@@ -220,6 +229,8 @@ class _ClickTraining:
             self._trainer.run()
         if self._best_epoch < 0:
             raise CancelledByUserError("The training was stopped before its first validation: no weights were saved.")
+        # The weights are on the disk before any process goes on to use them.
+        wait_for_all(self._share)
         return TrainingResult(
             checkpoint_path=self._folder / BEST_NAME,
             best_dice=self._reports[-1].best_dice,
@@ -239,22 +250,24 @@ class _ClickTraining:
         from medai.training import click_batches
 
         config = self._config
-        transform = click_batches.DrawClickPatch(config.sampling)
+        transform = click_batches.DrawClickPatch(config.sampling, share=self._share, batch_size=config.batch_size)
         cases, weights = _weighted(dataset, config.replay_fraction)
         draws = config.iterations_per_epoch * config.batch_size
         loader, generator = click_batches.training_loader(
-            cases, weights, transform, draws=draws, batch_size=config.batch_size
+            cases, weights, transform, draws=draws, batch_size=config.batch_size, share=self._share
         )
         trainer = SupervisedTrainer(
             device=self._device,
             max_epochs=config.total_epochs,
             train_data_loader=loader,
-            network=self._network,
+            network=self._trained,
             optimizer=self._optimiser,
             loss_function=click_batches.ClickLoss(
                 DiceCELoss(sigmoid=True, smooth_nr=0.0, smooth_dr=1e-5, lambda_ce=2.0)
             ),
-            iteration_update=click_batches.CorrectingIteration(config.correction_shares, config.seed),
+            iteration_update=click_batches.CorrectingIteration(
+                config.correction_shares, config.seed, share=self._share
+            ),
             inferer=_inferer(self._device),
             train_handlers=[LrScheduleHandler(self._schedule, print_lr=False, epoch_level=False)],
             amp=self._device.type == "cuda",
@@ -263,7 +276,7 @@ class _ClickTraining:
 
         def seed_epoch() -> None:
             generator.manual_seed(config.seed + trainer.state.epoch)
-            transform.set_random_state(config.seed + trainer.state.epoch)
+            transform.begin_epoch(config.seed + trainer.state.epoch)
 
         trainer.add_event_handler(Events.EPOCH_STARTED, seed_epoch)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
@@ -302,15 +315,20 @@ class _ClickTraining:
 
     def _after_iteration(self) -> None:
         """Average the weights, report, and stop where asked or where the loss is lost."""
-        loss = float(self._trainer.state.output["loss"].detach())
+        from medai.training.processes import summed
+
+        # All processes stop together: one that went on alone would wait for the others for ever.
+        own = [float(self._trainer.state.output["loss"].detach()), float(self._should_stop())]
+        loss_sum, stops = summed(own, self._share, self._device)
+        loss = loss_sum / self._share.count
         if not math.isfinite(loss):
             raise ModelError(f"The training diverged (loss {loss}): lower learning_rate, {self._config.learning_rate}.")
         self._losses.append(loss)
         self._average.update_parameters(self._network)
-        self._on_iteration(
-            self._trainer.state.iteration / (self._config.total_epochs * self._config.iterations_per_epoch)
-        )
-        if self._should_stop():
+        if self._share.leads:
+            iterations = self._config.total_epochs * self._config.iterations_per_epoch
+            self._on_iteration(self._trainer.state.iteration / iterations)
+        if stops:
             self._stopped = True
             self._trainer.terminate()
 
@@ -320,7 +338,8 @@ class _ClickTraining:
             return
         self._validated(epoch=self._trainer.state.epoch, train_loss=sum(self._losses) / max(1, len(self._losses)))
         self._losses.clear()
-        self._save_state()
+        if self._share.leads:
+            self._save_state()
 
     def _validated(self, *, epoch: int, train_loss: float) -> None:
         """Measure the averaged weights; save them where they are the best so far."""
@@ -332,7 +351,9 @@ class _ClickTraining:
         best = self._reports[-1].best_dice if self._reports else -1.0
         if dice > best or (self._config.keep == "last" and epoch > 0):
             best, self._best_epoch = max(best, dice), epoch
-            save_checkpoint(self._folder / BEST_NAME, network_tensors(self._average.module), self._checkpoint_config)
+            if self._share.leads:
+                tensors = network_tensors(self._average.module)
+                save_checkpoint(self._folder / BEST_NAME, tensors, self._checkpoint_config)
         report = EpochReport(
             epoch=epoch,
             total_epochs=self._config.total_epochs,
@@ -342,7 +363,8 @@ class _ClickTraining:
             seconds=time.monotonic() - self._started,
         )
         self._reports.append(report)
-        self._on_epoch(report)
+        if self._share.leads:
+            self._on_epoch(report)
 
     def _save_state(self) -> None:
         """Write everything a later run needs to go on."""
@@ -443,12 +465,13 @@ def _cosine(done: float) -> float:
 
 
 def _weighted(dataset: ClickDataset, replay_fraction: float) -> tuple[list[Any], list[float]]:
-    """Cases and how often each is drawn."""
-    replay = dataset.replay
-    share = replay_fraction if replay else 0.0
-    weights = [(1.0 - share) / len(dataset.training)] * len(dataset.training)
-    weights += [share / max(1, len(replay))] * len(replay)
-    return [*dataset.training, *replay], weights
+    """Cases and how often each is drawn: the replay's share is fixed, within each part the cases' weights decide."""
+    share = replay_fraction if dataset.replay else 0.0
+    weights: list[float] = []
+    for part, part_share in ((dataset.training, 1.0 - share), (dataset.replay, share)):
+        total = sum(case.weight for case in part)
+        weights += [part_share * case.weight / total for case in part]
+    return [*dataset.training, *dataset.replay], weights
 
 
 def _inferer(device: torch.device) -> Any:

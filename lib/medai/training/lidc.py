@@ -49,6 +49,12 @@ def lidc_cases(folder: Path, patients: set[str] | None = None) -> list[ClickCase
     return cases
 
 
+def lidc_patients(folder: Path) -> set[str]:
+    """The patients of a folder with ``nodules.csv``."""
+    with (folder / "nodules.csv").open(newline="", encoding="utf-8") as rows:
+        return {row["patient_id"] for row in csv.DictReader(rows)}
+
+
 def series_uids(folder: Path) -> dict[str, str]:
     """Case id to SeriesInstanceUID, from the table of ``lidc_nodules``; empty where it has no such column."""
     with (folder / "nodules.csv").open(newline="", encoding="utf-8") as rows:

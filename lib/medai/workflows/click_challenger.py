@@ -6,14 +6,17 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from medai.domain.click_case import ClickCase
+from medai.errors import CancelledByUserError
 from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, train_click_network
 from medai.training.dataset import ClickDataset
 from medai.workflows.click_regression import old_nodules
+from medai.workflows.click_replay import balanced_replay, plan_click_lesson, replay_share
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 
@@ -41,16 +44,20 @@ def train_click_challenger(
     config: RetrainConfig,
     on_epoch: Callable[[EpochFigures], None],
     should_stop: Callable[[], bool],
+    replayed: frozenset[str] = frozenset(),
+    recipe: Sequence[ClickCase] = (),
 ) -> Path:
-    """Fine-tune the champion's click network on submitted nodules.
+    """Fine-tune the champion's click network on submitted nodules, with a replay of what it knows.
 
     Args:
         examples: nodules of training patients only.
         start_from: the champion's weights.
-        output_folder: takes the challenger.
+        output_folder: takes the challenger; a state of the same training in it is gone on from.
         config: epochs, device, seed.
         on_epoch: told after each epoch.
         should_stop: asked after each batch.
+        replayed: ids of the ``examples`` that the champion has learned from already.
+        recipe: the starter's own kind of data.
 
     Returns:
         The weights of the epoch that was best on the nodules that chose it.
@@ -64,16 +71,44 @@ def train_click_challenger(
             )
         )
 
-    dataset = choosing_dataset(examples)
+    chosen = choosing_dataset(examples)
+    dataset, share = with_replay(chosen, replayed, recipe)
     result = train_click_network(
         dataset,
-        training_config(len(dataset.training), config),
+        # The epoch's length goes by the study's own nodules: a replay takes its share of them, not more time.
+        replace(training_config(len(chosen.training), config), replay_fraction=share),
         start_from=start_from,
         output_folder=output_folder,
         on_epoch=tell,
         should_stop=should_stop,
+        resume=True,
     )
+    if result.stopped:
+        raise CancelledByUserError("The training was stopped (train); the model in use stays.")
     return result.checkpoint_path
+
+
+def with_replay(
+    dataset: ClickDataset, replayed: frozenset[str], recipe: Sequence[ClickCase]
+) -> tuple[ClickDataset, float]:
+    """Move old nodules from the training to the replay, and add the starter's data.
+
+    Args:
+        dataset: training and choosing nodules.
+        replayed: ids of those that are not new.
+        recipe: the starter's own kind of data.
+
+    Returns:
+        The data set, and the share of patches that the replay gets. Where no nodule is new, all train as new ones.
+    """
+    new = tuple(nodule for nodule in dataset.training if nodule.case_id not in replayed)
+    old = tuple(nodule for nodule in dataset.training if nodule.case_id in replayed)
+    if not new:
+        new, old = old, ()
+    chooses = {nodule.patient_id for nodule in dataset.validation}
+    shown = [case for case in recipe if case.patient_id not in chooses]
+    share = replay_share(sum(nodule.weight for nodule in new), sum(nodule.weight for nodule in old))
+    return replace(dataset, training=new, replay=balanced_replay(old, shown)), share
 
 
 def training_config(nodule_count: int, config: RetrainConfig) -> ClickTrainingConfig:
@@ -135,4 +170,5 @@ CLICK_FAMILY: Family[ClickCase] = Family(
     train=train_click_challenger,
     score=score_click_network,
     old_examples=old_nodules,
+    plan=partial(plan_click_lesson, trainer=train_click_challenger),
 )

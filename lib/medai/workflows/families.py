@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from medai.domain.annotation import Annotation
 from medai.errors import InputError, NotFoundError
 from medai.evaluation.promotion import PromotionRules
 from medai.workflows.labelled_examples import E, LabelledExamples, LabelledStudy
@@ -123,6 +124,51 @@ class OldExampleSource(Protocol[E]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson(Generic[E]):
+    """What a challenger learns from, old skills included.
+
+    Attributes:
+        examples: the study's own, weighted.
+        train: the family's trainer with everything else that it is shown.
+    """
+
+    examples: tuple[E, ...]
+    train: ChallengerTrainer[E]
+
+
+class AnnotationLookup(Protocol):
+    """Tells how a study's label came about; the annotation log is one."""
+
+    def __call__(self, case_id: str) -> Annotation | None:
+        """The current accepted annotation of a case; None where nothing is known of it."""
+        ...
+
+
+class LessonPlan(Protocol[E]):
+    """Decides what a training mixes with the new labels."""
+
+    def __call__(
+        self,
+        examples: LabelledExamples[E],
+        *,
+        study: LabelledStudy,
+        trained_before: frozenset[str],
+        annotation_of: AnnotationLookup | None,
+        should_stop: Callable[[], bool],
+    ) -> Lesson[E]:
+        """Plan one training.
+
+        Args:
+            examples: the study's labels.
+            study: where they come from.
+            trained_before: the study's cases that the champion has learned from.
+            annotation_of: how each label came about; None where no history is kept.
+            should_stop: asked now and then.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family(Generic[E]):
     """One sort of model.
 
@@ -134,6 +180,7 @@ class Family(Generic[E]):
         score: judges.
         rules: the gate's thresholds for this score.
         old_examples: keeps the fixed set of old examples; None: the family has none and is judged on the study alone.
+        plan: mixes in what must not be forgotten; None: the family learns from the study's labels alone.
     """
 
     task: str
@@ -143,6 +190,7 @@ class Family(Generic[E]):
     score: ExampleScorer[E]
     rules: PromotionRules = field(default_factory=PromotionRules)
     old_examples: OldExampleSource[E] | None = None
+    plan: LessonPlan[E] | None = None
 
 
 def _click() -> Family[Any]:

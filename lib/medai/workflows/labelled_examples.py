@@ -77,6 +77,7 @@ class LabelledExamples(Generic[E]):
         trained_on: the study's cases behind ``train``.
         judged_on: those behind ``held_back``.
         skipped: study case to the reason why its label is not used.
+        test: examples of the patients that neither train nor judge, for figures alone; empty in small studies.
     """
 
     train: tuple[E, ...]
@@ -84,6 +85,7 @@ class LabelledExamples(Generic[E]):
     trained_on: tuple[str, ...]
     judged_on: tuple[str, ...]
     skipped: Mapping[str, str]
+    test: tuple[E, ...] = ()
 
 
 def collect_examples(
@@ -142,6 +144,7 @@ def collect_examples(
         trained_on=tuple(sorted(train)),
         judged_on=tuple(sorted(held_back)),
         skipped=skipped,
+        test=tuple(example for case_id in examples if placed[case_id] == "test" for example in examples[case_id]),
     )
 
 

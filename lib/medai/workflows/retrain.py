@@ -2,11 +2,12 @@
 
 1. Collect what was submitted; patients are held back by ``FrozenSplit``, so the same ones judge every round.
 2. Judge the champion on the held-back patients.
-3. Train a challenger from the champion's weights on the other patients.
+3. Train a challenger from the champion's weights on the other patients, with what must not be forgotten mixed in. A
+   training that was interrupted, not stopped, goes on from its last epoch where it would be the same training.
 4. Judge the challenger on the same nodules (scans, for detection), asked the same questions; and both on the family's
    fixed old examples, which no challenger may get worse on.
 5. Decide (``evaluation.promotion``), and publish only a better one. The verdict is in the registry's history either
-   way.
+   way. Test patients, where the study has enough for them, are scored after the decision, for the report alone.
 
 Without a labelled patient on both sides nothing is trained: a model that cannot be judged could not be published, and
 minutes of an annotator's time would be for nothing. ``FrozenSplit`` sees to it that two patients are enough.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,16 @@ from medai.errors import CancelledByUserError, MedaiError
 from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
-from medai.workflows.families import CLICK_TASK, EpochFigures, Family, OldExamples, RetrainConfig, family_of
+from medai.workflows.families import (
+    CLICK_TASK,
+    AnnotationLookup,
+    EpochFigures,
+    Family,
+    Lesson,
+    OldExamples,
+    RetrainConfig,
+    family_of,
+)
 from medai.workflows.labelled_examples import Example, LabelledExamples, LabelledStudy
 from medai.workflows.models import convert_ahead
 from medai.workflows.run_tracking import NoTracker, RunTracker, TrackedRun, finite, tracked
@@ -66,6 +76,10 @@ class RetrainReport:
         started_at_s: when it began, seconds since 1970.
         skipped: study case to the reason why its label was not used.
         verdict: the decision with all its figures.
+        test_examples: those of the patients kept for figures alone; 0 in small studies.
+        champion_test_score: the former champion's mean score there; None where there are none.
+        challenger_test_score: the challenger's.
+        resumed: True where it went on from an interrupted run.
     """
 
     run_id: str
@@ -84,6 +98,10 @@ class RetrainReport:
     started_at_s: float
     skipped: Mapping[str, str]
     verdict: Verdict
+    test_examples: int = 0
+    champion_test_score: float | None = None
+    challenger_test_score: float | None = None
+    resumed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for ``report.json`` and the server."""
@@ -100,6 +118,9 @@ def retrain(
     should_stop: Callable[[], bool],
     family: Family[Any] | None = None,
     tracker: RunTracker | None = None,
+    annotation_of: AnnotationLookup | None = None,
+    is_interrupted: Callable[[], bool] = lambda: False,
+    wait_s: float = 0.0,
 ) -> RetrainReport:
     """Train a challenger on a study's submitted labels and publish it if it is better.
 
@@ -111,6 +132,9 @@ def retrain(
         should_stop: asked between cases, epochs and stages.
         family: what is trained; None: the click network.
         tracker: told of parameters, curves and the verdict (``run_tracking.trackers_for``); None: nobody.
+        annotation_of: how the labels came about, which decides how much each counts; None: all count the same.
+        is_interrupted: asked when the training was stopped: True keeps what it has reached for the next one.
+        wait_s: how long another training of the study may take to end.
 
     Returns:
         The report, also in the run's ``report.json``.
@@ -123,7 +147,7 @@ def retrain(
     """
     family = family or family_of(CLICK_TASK)
     tracker = tracker or NoTracker()
-    with training_run(study.folder) as run:
+    with training_run(study.folder, wait_s=wait_s) as run:
         steps = _Steps(
             run=run,
             family=family,
@@ -132,47 +156,94 @@ def retrain(
             should_stop=should_stop,
             tracker=tracker,
         )
-        steps.enter("collect")
-        champion = registry.champion(family.task)
-        examples = family.collect(study, should_stop=should_stop)
-        labels = label_digests(study, examples)
-        with tracked(tracker, _tracked_run(run, family, config, examples)):
-            steps.enter("judge champion")
-            old = _old_examples(family, study, examples, should_stop)
-            champion_score = _scores(family, champion.weights_path, examples.held_back, old.examples, config.device)
-            steps.score = float(np.mean([champion_score[example.case_id] for example in examples.held_back]))
-
-            steps.enter("train")
-            challenger_path = family.train(
-                examples.train,
-                start_from=champion.weights_path,
-                output_folder=run.work_folder,
-                config=config,
-                on_epoch=steps.epoch_done,
-                should_stop=should_stop,
-            )
-
-            steps.enter("judge challenger")
-            challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
-            verdict = _judge(family, config, examples, old, champion_score, challenger_score)
-            _tell_verdict(tracker, verdict, champion)
-            serving = champion
-            if verdict.publish:
-                steps.enter("publish")
-                convert_ahead(challenger_path, device=config.device)
-                card = _card(champion, examples, config) | labels
-                serving = registry.publish(
-                    family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
-                )
-            else:
-                _keep_refusal(registry, family, verdict, champion, run)
-
-            report = _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done)
-            run.write_report(report.to_json())
-            steps.score = report.challenger_score if report.published else report.champion_score
-            steps.enter("done")
+        try:
+            report = _run(study, registry, config, run, steps, family, annotation_of)
+        except CancelledByUserError:
+            run.keeps_work = is_interrupted()
+            raise
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)
     return report
+
+
+def _run(
+    study: LabelledStudy,
+    registry: ModelRegistry,
+    config: RetrainConfig,
+    run: TrainingRun,
+    steps: _Steps,
+    family: Family[Any],
+    annotation_of: AnnotationLookup | None,
+) -> RetrainReport:
+    """The trip itself."""
+    steps.enter("collect")
+    champion = registry.champion(family.task)
+    examples = family.collect(study, should_stop=steps.should_stop)
+    labels = label_digests(study, examples)
+    lesson = _lesson(family, study, examples, champion, annotation_of, steps)
+    resumed = run.claim_work(_job(champion, lesson, config))
+    with tracked(steps.tracker, _tracked_run(run, family, config, examples)):
+        steps.enter("judge champion")
+        old = _old_examples(family, study, examples, steps.should_stop)
+        champion_score = _scores(family, champion.weights_path, examples.held_back, old.examples, config.device)
+        steps.score = float(np.mean([champion_score[example.case_id] for example in examples.held_back]))
+
+        steps.enter("train")
+        challenger_path = lesson.train(
+            lesson.examples,
+            start_from=champion.weights_path,
+            output_folder=run.work_folder,
+            config=config,
+            on_epoch=steps.epoch_done,
+            should_stop=steps.should_stop,
+        )
+
+        steps.enter("judge challenger")
+        challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
+        verdict = _judge(family, config, examples, old, champion_score, challenger_score)
+        # After the decision, so that no test patient can have a part in it.
+        on_test = [_mean_on_test(family, path, examples, config) for path in (champion.weights_path, challenger_path)]
+        _tell_verdict(steps.tracker, verdict, champion)
+        serving = champion
+        if verdict.publish:
+            steps.enter("publish")
+            convert_ahead(challenger_path, device=config.device)
+            card = _card(champion, examples, config) | labels
+            serving = registry.publish(
+                family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
+            )
+        else:
+            _keep_refusal(registry, family, verdict, champion, run)
+
+        report = replace(
+            _report(run, champion, serving, verdict, examples, epochs=steps.epochs_done),
+            champion_test_score=on_test[0],
+            challenger_test_score=on_test[1],
+            resumed=resumed,
+        )
+        run.write_report(report.to_json())
+        steps.score = report.challenger_score if report.published else report.champion_score
+        steps.enter("done")
+    return report
+
+
+def _lesson(
+    family: Family[Any],
+    study: LabelledStudy,
+    examples: LabelledExamples[Any],
+    champion: ModelVersion,
+    annotation_of: AnnotationLookup | None,
+    steps: _Steps,
+) -> Lesson[Any]:
+    """What the challenger learns from: the study's labels, and what the family mixes in."""
+    if family.plan is None:
+        return Lesson(examples=examples.train, train=family.train)
+    return family.plan(
+        examples,
+        study=study,
+        trained_before=_trained_before(champion),
+        annotation_of=annotation_of,
+        should_stop=steps.should_stop,
+    )
 
 
 def _old_examples(
@@ -267,6 +338,32 @@ def _tell_verdict(tracker: RunTracker, verdict: Verdict, champion: ModelVersion)
     tracker.verdict(numbers, verdict.to_json(), tags | {"judged_against": champion.version_id})
 
 
+def _mean_on_test(
+    family: Family[Any], weights_path: Path, examples: LabelledExamples[Any], config: RetrainConfig
+) -> float | None:
+    """Mean score on the test patients; None where the study has none."""
+    if not examples.test:
+        return None
+    return float(np.mean(list(family.score(weights_path, examples.test, device=config.device).values())))
+
+
+def _trained_before(champion: ModelVersion) -> frozenset[str]:
+    """The study's cases that a champion has learned from, itself or before; a starter's card names none."""
+    listed = champion.card.get("trained_on")
+    return frozenset(str(case_id) for case_id in listed) if isinstance(listed, list | tuple) else frozenset()
+
+
+def _job(champion: ModelVersion, lesson: Lesson[Any], config: RetrainConfig) -> dict[str, Any]:
+    """What makes two trainings the same one: where it starts, how it trains, and on what."""
+    return {
+        "task": champion.task,
+        "trained_from": champion.version_id,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "examples": sorted([example.case_id, getattr(example, "weight", 1.0)] for example in lesson.examples),
+    }
+
+
 def _card(champion: ModelVersion, examples: LabelledExamples[Any], config: RetrainConfig) -> dict[str, Any]:
     """What the published model is: where it comes from and what it has seen."""
     return {
@@ -306,6 +403,7 @@ def _report(
         started_at_s=run.started_s,
         skipped=examples.skipped,
         verdict=verdict,
+        test_examples=len(examples.test),
     )
 
 
@@ -328,8 +426,8 @@ class _Steps:
         self._family = family
         self._total_epochs = total_epochs
         self._on_progress = on_progress
-        self._should_stop = should_stop
-        self._tracker = tracker
+        self.should_stop = should_stop
+        self.tracker = tracker
         self._train_started_s = 0.0
 
     def enter(self, stage: Stage) -> None:
@@ -338,7 +436,7 @@ class _Steps:
         Raises:
             CancelledByUserError: the run was asked to stop.
         """
-        if stage != "done" and self._should_stop():
+        if stage != "done" and self.should_stop():
             raise CancelledByUserError(f"The training was stopped ({stage}); the model in use stays.")
         if stage == "train":
             self._train_started_s = time.monotonic()
@@ -349,7 +447,7 @@ class _Steps:
         self.epochs_done = figures.epoch
         self._total_epochs = figures.total_epochs
         curves = finite({"train_loss": figures.loss, "validation": figures.validation})
-        self._tracker.curves(curves, epoch=figures.epoch)
+        self.tracker.curves(curves, epoch=figures.epoch)
         seconds_each = (time.monotonic() - self._train_started_s) / max(1, figures.epoch)
         self._tell("train", loss=figures.loss, eta_s=seconds_each * (figures.total_epochs - figures.epoch))
 

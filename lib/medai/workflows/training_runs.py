@@ -2,7 +2,8 @@
 
 ``<study>/.medai/training/<run id>/``: ``stats.json`` (progress, replaced after every epoch), ``report.json`` (the
 outcome) and, only while it runs, ``work/`` (the challenger). One run at a time a study; the lock is the operating
-system's, so a killed run leaves nothing locked.
+system's, so a killed run leaves nothing locked. What a killed or interrupted run has reached is taken over by the next
+one where both are the same training (``TrainingRun.claim_work``), and removed where they are not.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ CLICK_TASK = "nodule_click"
 STATS_FILE = "stats.json"
 REPORT_FILE = "report.json"
 _WORK_FOLDER = "work"
+_JOB_FILE = "job.json"
+RESUME_WITHIN_S = 24 * 3600.0
+"""Older work is nobody's any more: the labels have moved on, and it takes room."""
 
 Stage = Literal["collect", "judge champion", "train", "judge challenger", "publish", "done"]
 
@@ -79,6 +83,33 @@ class TrainingRun:
         self.run_id = folder.name
         self.work_folder = folder / _WORK_FOLDER
         self.started_s = time.time()
+        self.keeps_work = False
+
+    def claim_work(self, job: dict[str, Any]) -> bool:
+        """Say what this run does, take over what a dead run has reached on the same, and remove all other leftovers.
+
+        Only the run that holds the study's lock may call it: whatever lies about is a dead run's then.
+
+        Args:
+            job: plain values; equal ones mean the same training.
+
+        Returns:
+            True where the work folder holds a state to go on from.
+
+        Raises:
+            StorageError: the work folder cannot be written.
+        """
+        resumed = False
+        for leftover in sorted(self.folder.parent.glob(f"*/{_WORK_FOLDER}"), reverse=True):
+            if not resumed and _job_of(leftover) == plain_json(job):
+                self.folder.mkdir(exist_ok=True)
+                leftover.rename(self.work_folder)
+                resumed = True
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+        if not resumed:
+            write_json(self.work_folder / _JOB_FILE, plain_json(job))
+        return resumed
 
     def write_stats(self, progress: RetrainProgress) -> None:
         """Replace the run's ``stats.json``."""
@@ -90,8 +121,12 @@ class TrainingRun:
 
 
 @contextlib.contextmanager
-def training_run(study_folder: Path) -> Iterator[TrainingRun]:
-    """Start the study's one training run; its working files are removed at the end.
+def training_run(study_folder: Path, *, wait_s: float = 0.0) -> Iterator[TrainingRun]:
+    """Start the study's one training run; its working files are removed at the end, unless ``keeps_work`` is set.
+
+    Args:
+        study_folder: the study.
+        wait_s: how long another run may take to end.
 
     Raises:
         ConflictError: a training of this study runs already, in this process or another one.
@@ -103,15 +138,17 @@ def training_run(study_folder: Path) -> Iterator[TrainingRun]:
     except OSError as error:
         raise StorageError(f"{trainings} cannot be made ({error}): check its permissions.") from error
     try:
-        with FileLock(trainings / ".lock", timeout=0):
+        with FileLock(trainings / ".lock", timeout=wait_s):
             for leftover in trainings.glob(f"*/{_WORK_FOLDER}"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                if _job_of(leftover) is None:
+                    shutil.rmtree(leftover, ignore_errors=True)
             # To the microsecond: under the lock that is unique, and names sort by time.
             run = TrainingRun(trainings / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ"))
             try:
                 yield run
             finally:
-                shutil.rmtree(run.work_folder, ignore_errors=True)
+                if not run.keeps_work:
+                    shutil.rmtree(run.work_folder, ignore_errors=True)
     except Timeout as error:
         raise ConflictError("A training of this study runs already: wait for it, or stop it first.") from error
 
@@ -166,6 +203,15 @@ def _read_latest(study_folder: Path, name: str, task: str | None) -> dict[str, A
         if task in (None, of_task):
             return content
     return {}
+
+
+def _job_of(work_folder: Path) -> Any:
+    """What a dead run was doing; None where that is not known or too long ago."""
+    with contextlib.suppress(OSError, ValueError):
+        # The folder's own time is that of the last file put into it.
+        if time.time() - work_folder.stat().st_mtime < RESUME_WITHIN_S:
+            return json.loads((work_folder / _JOB_FILE).read_text(encoding="utf-8"))
+    return None
 
 
 def _finite_or(value: float | None, otherwise: float) -> float:

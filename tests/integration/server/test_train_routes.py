@@ -113,6 +113,19 @@ def test_old_clients_start_all_trainers(training):
     assert [r["status"] for r in training.client.get("/train/?all=true").json()] == ["STOPPED"] * 3
 
 
+def test_what_waits_is_shown_in_the_train_panel_and_stopped_there(training):
+    client = training.client
+    for model in ("nodule_click", "nodule_detection"):
+        assert client.post(f"/train/{model}?enqueue=true", json={"max_epochs": 4}).status_code == OK
+    wait_until(lambda: first_stats(training).get("epoch") == 2, "the second epoch")
+    assert first_stats(training)["waiting"] == 1
+    queue = training.study / ".medai" / "training" / "queue.json"
+    assert len(json.loads(queue.read_text())["trainings"]) == 2
+    client.delete("/train/")
+    assert "waiting" not in first_stats(training)
+    assert json.loads(queue.read_text())["trainings"] == []
+
+
 @pytest.mark.parametrize("task", FAMILIES)
 def test_each_family_trains_and_the_first_trainer_tells_of_it(training, task: str):
     """The plugin's bar shows the first trainer's figures, whichever family trains."""

@@ -211,3 +211,19 @@ def test_replay_cases_get_their_share():
     cases, weights = _weighted(replay, 0.3)
     assert [c.patient_id for c in cases] == ["a", "r", "s"]
     np.testing.assert_allclose(weights, [0.7, 0.15, 0.15])
+
+
+def test_a_heavier_case_is_drawn_more_often_within_its_part():
+    from medai.training.click_trainer import _weighted
+
+    heavy = replace(case("b"), weight=3.0)
+    dataset = ClickDataset(
+        training=(case("a"), heavy), validation=(case("v"),), replay=(replace(case("r"), weight=9.0), case("s"))
+    )
+    np.testing.assert_allclose(_weighted(dataset, 0.2)[1], [0.2, 0.6, 0.18, 0.02])
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_weight_that_cannot_be_drawn_by_is_refused(weight):
+    with pytest.raises(InputError, match="must be above 0 and finite"):
+        replace(case("a"), weight=weight)

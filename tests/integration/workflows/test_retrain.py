@@ -19,7 +19,7 @@ from medai.registry import STARTER, ModelRegistry, version_files
 from medai.store.split import FrozenSplit
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
-from medai.workflows.families import CLICK_TASK, EpochFigures, Family, OldExamples, RetrainConfig
+from medai.workflows.families import CLICK_TASK, EpochFigures, Family, Lesson, OldExamples, RetrainConfig
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 from medai.workflows.retrain import retrain
 from medai.workflows.training_runs import latest_report, latest_stats
@@ -246,6 +246,53 @@ def test_the_judges_stay_when_labels_arrive(labelled_study, registry, tmp_path):
     run(labelled_study, registry, again)
     assert before <= set(again.judged_on[0])
     assert not before & set(again.trained_on)
+
+
+def test_test_patients_neither_train_nor_judge_and_are_reported_apart(labelled_study, registry, tmp_path):
+    for n in range(6, 16):
+        add_case(labelled_study, tmp_path, f"case{n}")
+    placed = FrozenSplit(labelled_study.folder).place_cases(labelled_study.image_ids())
+    test = {case_id for case_id, subset in placed.items() if subset == "test"}
+    assert test
+    network = FakeNetwork(0.8)
+    report = run(labelled_study, registry, network)
+    champion = registry.champion(CLICK_TASK)
+    learned = {nodule.split("#")[0] for nodule in network.trained_on}
+    assert not test & (learned | set(champion.card["trained_on"]) | set(champion.card["judged_on"]))
+    assert not test & {nodule.split("#")[0] for nodule in report.verdict.challenger_score}
+    # Judged twice for the verdict, and only then on the test patients.
+    assert [{nodule.split("#")[0] for nodule in asked} == test for asked in network.judged_on] == [False] * 2 + [
+        True
+    ] * 2
+    assert report.test_examples == len(network.judged_on[2])
+    assert (report.champion_test_score, report.challenger_test_score) == (pytest.approx(0.7), pytest.approx(0.8))
+
+
+def test_a_small_study_has_no_test_figures(labelled_study, registry):
+    report = run(labelled_study, registry, FakeNetwork(0.8))
+    assert (report.test_examples, report.champion_test_score, report.challenger_test_score) == (0, None, None)
+
+
+def test_the_plan_is_told_what_the_champion_has_learned_from(labelled_study, registry):
+    network, told = FakeNetwork(0.8), []
+
+    def plan(examples, *, trained_before, annotation_of, **named):
+        told.append((trained_before, annotation_of))
+        return Lesson(examples=examples.train[:1], train=network.train)
+
+    for _ in range(2):
+        retrain(
+            labelled_study,
+            registry,
+            RetrainConfig(epochs=1),
+            on_progress=lambda _: None,
+            should_stop=lambda: False,
+            family=replace(network.family, plan=plan),
+            annotation_of=len,
+        )
+    assert told[0] == (frozenset(), len)
+    assert told[1][0] == set(registry.champion(CLICK_TASK).card["trained_on"])
+    assert len(network.trained_on) == 1
 
 
 @pytest.mark.parametrize("dice", [0.6, 0.7, 0.701])

@@ -14,7 +14,7 @@ from medai.geometry import VolumeGeometry
 from medai.registry import STARTER, ModelRegistry
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
-from medai.workflows import click_regression
+from medai.workflows import click_regression, click_replay
 from medai.workflows.click_challenger import score_click_network
 from medai.workflows.labelled_nodules import collect_labelled_nodules
 from medai.workflows.retrain import CLICK_TASK, RetrainConfig, retrain
@@ -60,9 +60,20 @@ def two_old_nodules(monkeypatch):
     monkeypatch.setattr(click_regression, "phantom_nodules", make)
 
 
+def _phantom_nodules(seed):
+    mask = np.zeros((30, 31, 18), dtype=bool)
+    mask[12:18, 12:18, 7:11] = True
+    geometry = VolumeGeometry(shape_ijk=mask.shape, affine_ijk_to_ras_mm=np.diag([-0.8, 0.8, 1.25, 1.0]))
+    volume = Volume(geometry=geometry, image_hu=np.where(mask, 30, -850).astype(np.int16), case_id=f"phantom{seed}")
+    return [ClickCase(case_id=f"phantom{seed}#1", patient_id=f"phantom{seed}", volume=volume, mask=mask)]
+
+
 @pytest.fixture
 def registry(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv(click_replay.REAL_DATA_VARIABLE, raising=False)
+    # A phantom takes ten seconds to make; what is done with its nodules is tested with nodules of the study's kind.
+    monkeypatch.setattr(click_replay, "_make_phantom_nodules", _phantom_nodules)
     import torch
 
     from medai.networks.checkpoint import save_checkpoint
@@ -109,6 +120,27 @@ def test_the_whole_trip_with_a_real_network(study, registry, tmp_path):
     assert not list((study.folder / ".medai" / "training").glob("*/work"))
 
 
+def test_an_interrupted_training_goes_on_from_its_last_epoch(study, registry):
+    def train(should_stop, seen):
+        return retrain(
+            study,
+            registry,
+            RetrainConfig(epochs=3, device="cpu"),
+            on_progress=lambda progress: seen.append((progress.stage, progress.epoch)),
+            should_stop=should_stop,
+            is_interrupted=lambda: True,
+        )
+
+    first, second = [], []
+    with pytest.raises(CancelledByUserError):
+        train(lambda: ("train", 2) in first, first)
+    assert len(list((study.folder / ".medai" / "training").glob("*/work/training_state.pt"))) == 1
+    report = train(lambda: False, second)
+    assert report.resumed
+    assert [epoch for stage, epoch in second if stage == "train"] == [0, 3]
+    assert not list((study.folder / ".medai" / "training").glob("*/work"))
+
+
 def test_stopped_while_the_network_trains(study, registry):
     stages = []
     with pytest.raises(CancelledByUserError):
@@ -121,3 +153,4 @@ def test_stopped_while_the_network_trains(study, registry):
         )
     assert registry.champion(CLICK_TASK).version_id == STARTER
     assert "judge challenger" not in stages
+    assert not list((study.folder / ".medai" / "training").glob("*/work"))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medai.errors import InputError, StorageError
-from medai.store.split import FrozenSplit, _first_place, patient_key_of_case
+from medai.store.split import TEST_FROM_PATIENTS, FrozenSplit, _first_place, patient_key_of_case
 from medai.volume_io.dicom_headers import patient_key_of
 
 
@@ -20,15 +20,48 @@ def test_neither_subset_is_ever_empty_from_two_patients_on(numbers):
     placed = {}
     for number in numbers:
         digest = f"{number:064x}"
-        placed[digest] = _first_place(digest, placed)
+        placed[digest] = _first_place(digest, placed, len(numbers))
         if len(placed) >= 2:
-            assert set(placed.values()) == {"train", "validation"}
+            assert {"train", "validation"} <= set(placed.values())
 
 
 def test_about_a_quarter_is_held_back(tmp_path):
     placed = FrozenSplit(tmp_path).place_all(f"patient {n}" for n in range(2000))
     held_back = sum(subset == "validation" for subset in placed.values())
     assert 0.22 < held_back / 2000 < 0.28
+
+
+def test_test_patients_come_with_the_eighth_patient(tmp_path):
+    few = FrozenSplit(tmp_path / "few").place_all(f"patient {n}" for n in range(TEST_FROM_PATIENTS - 1))
+    assert "test" not in few.values()
+    many = FrozenSplit(tmp_path / "many").place_all(f"patient {n}" for n in range(2000))
+    assert 0.12 < sum(subset == "test" for subset in many.values()) / 2000 < 0.18
+    enough = [
+        FrozenSplit(tmp_path / f"{study}").place_all(f"{study} {n}" for n in range(TEST_FROM_PATIENTS))
+        for study in range(20)
+    ]
+    assert any("test" in placed.values() for placed in enough)
+
+
+def test_patients_of_a_small_study_stay_when_it_grows(tmp_path):
+    few = FrozenSplit(tmp_path).place_all(f"patient {n}" for n in range(TEST_FROM_PATIENTS - 1))
+    many = FrozenSplit(tmp_path).place_all(f"patient {n}" for n in range(100))
+    assert few.items() <= many.items()
+    assert "test" in many.values()
+
+
+def test_a_split_of_an_earlier_release_stays_valid(tmp_path):
+    old = FrozenSplit(tmp_path).place_all(f"p{n}" for n in range(5))
+    path = tmp_path / ".medai" / "split.json"
+    path.write_text(json.dumps({"version": 1, "patients": json.loads(path.read_text())["patients"]}))
+    assert FrozenSplit(tmp_path).place_all(f"p{n}" for n in range(5)) == old
+
+
+def test_asking_who_is_known_places_nobody(tmp_path):
+    split = FrozenSplit(tmp_path)
+    assert split.known(["p"]) == {}
+    placed = split.place("p")
+    assert split.known(["p", "q"]) == {"p": placed}
 
 
 def test_a_patient_stays_where_it_is_when_others_arrive(tmp_path):
@@ -92,7 +125,7 @@ def test_a_case_id_cannot_leave_the_study(tmp_path):
         patient_key_of_case(tmp_path, "a/../../../etc/passwd")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"patients": {"a": "test"}}', '{"patients": 3}', '{"version": 1}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"patients": {"a": "nowhere"}}', '{"patients": 3}', '{"version": 1}'])
 def test_a_damaged_split_is_never_drawn_anew(tmp_path, content):
     path = tmp_path / ".medai" / "split.json"
     path.parent.mkdir()

@@ -1,10 +1,18 @@
 import json
+import os
 import threading
 
 import pytest
 
 from medai.errors import ConflictError, StorageError
-from medai.workflows.training_runs import RetrainProgress, latest_report, latest_stats, train_stats, training_run
+from medai.workflows.training_runs import (
+    RESUME_WITHIN_S,
+    RetrainProgress,
+    latest_report,
+    latest_stats,
+    train_stats,
+    training_run,
+)
 
 
 def test_a_study_that_never_trained_has_no_stats(tmp_path):
@@ -68,6 +76,39 @@ def test_work_of_a_killed_run_is_removed_by_the_next_one(tmp_path):
     (left / "challenger.safetensors").write_bytes(b"x")
     with training_run(tmp_path):
         assert not left.exists()
+
+
+def leave_work(tmp_path, job):
+    with training_run(tmp_path) as run:
+        assert not run.claim_work(job)
+        (run.work_folder / "state").write_text("epoch 3")
+        run.keeps_work = True
+    return run.work_folder
+
+
+def test_an_interrupted_run_is_taken_over_by_the_same_training(tmp_path):
+    left = leave_work(tmp_path, {"task": "a", "examples": [("x", 1.0)]})
+    with training_run(tmp_path) as run:
+        assert run.claim_work({"task": "a", "examples": [("x", 1.0)]})
+        assert (run.work_folder / "state").read_text() == "epoch 3"
+        assert not left.exists()
+    assert not run.work_folder.exists()
+
+
+def test_another_training_removes_it(tmp_path):
+    left = leave_work(tmp_path, {"task": "a"})
+    with training_run(tmp_path) as run:
+        assert not run.claim_work({"task": "b"})
+        assert not left.exists()
+        assert not (run.work_folder / "state").exists()
+
+
+def test_work_of_the_day_before_yesterday_is_removed(tmp_path):
+    left = leave_work(tmp_path, {"task": "a"})
+    os.utime(left, (0, left.stat().st_mtime - 2 * RESUME_WITHIN_S))
+    with training_run(tmp_path) as run:
+        assert not left.exists()
+        assert not run.claim_work({"task": "a"})
 
 
 def test_a_damaged_report_is_named(tmp_path):
