@@ -145,6 +145,7 @@ def _retrain(
 ) -> dict[str, Any]:
     from medai.registry.keep_policy import DEFAULT_KEEP
     from medai.store.study import StudyStore
+    from medai.workflows.annotation_history import recorded_annotations
     from medai.workflows.families import CLICK_TASK, family_of
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
@@ -166,6 +167,7 @@ def _retrain(
             should_stop=lambda: False,
             family=family,
             tracker=tracker,
+            annotation_of=recorded_annotations(studies),
         )
     mark = "[green]published[/]" if report.published else "[yellow]not published[/]"
     on_screen.print(f"{mark}: {report.reason}")

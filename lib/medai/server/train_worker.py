@@ -69,6 +69,7 @@ def main(source: IO[str] = sys.stdin) -> int:
 
 def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> int:
     from medai.store.study import StudyStore
+    from medai.workflows.annotation_history import recorded_annotations
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
     from medai.workflows.run_tracking import trackers_for
@@ -89,6 +90,7 @@ def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> i
         should_stop=stop.is_set,
         family=family_of(job.task),
         tracker=trackers_for(job.studies, job.tracking),
+        annotation_of=recorded_annotations(job.studies),
         # The training of a server that was killed may still be on its way out.
         wait_s=GRACE_S + 5.0,
         is_interrupted=lambda: not for_good.is_set(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medai.domain.annotation import Annotation
 from medai.errors import NotFoundError
 from medai.store.annotations import AnnotationLog, has_history
+from medai.store.study import FINAL
 
 
 def open_history(studies: Path) -> AnnotationLog:
@@ -24,6 +26,21 @@ def open_history(studies: Path) -> AnnotationLog:
             f"The study '{studies}' has no history of annotations yet: 'medai serve' begins one with the first label."
         )
     return AnnotationLog(studies)
+
+
+def recorded_annotations(studies: Path) -> Callable[[str], Annotation | None] | None:
+    """How the accepted labels of a study came about, by case; None where the study keeps no history.
+
+    Read once: a training sees its labels as they were when it began.
+    """
+    if not has_history(studies):
+        return None
+    log = AnnotationLog(studies)
+    try:
+        current = {annotation.case_id: annotation for annotation in log.all() if annotation.tag == FINAL}
+    finally:
+        log.close()
+    return current.get
 
 
 def annotation_to_json(annotation: Annotation) -> dict[str, Any]:
