@@ -167,9 +167,9 @@ def staple(masks: Sequence[NDArray[np.bool_]]) -> StapleEstimate:
 def match_nodules(label_maps: Sequence[LabelMap], *, min_voxels: int = LEAST_VOXELS) -> tuple[MatchedNodule, ...]:
     """Find which outlines of several annotators are of one nodule.
 
-    Two outlines are where they share a third of the smaller one and have a Dice of 0.1. What is left over joins a nodule of other annotators
-    whose middle lies within the radius of the larger of the two, the nearest first: small outlines miss each other by a
-    voxel. Several outlines of one annotator may be parts of one nodule.
+    Two outlines are where they share a third of the smaller one, with a Dice of 0.1. What is left over joins a nodule
+    of other annotators whose middle lies within the radius of the smaller of the two, the nearest first: small outlines
+    miss each other by a voxel. Several outlines of one annotator may be parts of one nodule.
 
     Args:
         label_maps: one an annotator, of one grid; segments or one value for all nodules.
@@ -300,7 +300,7 @@ def _join_near(groups: list[_Members], geometry: VolumeGeometry) -> None:
             for a, b in itertools.combinations(range(len(groups)), 2)
             if not readers[a] & readers[b]
         ]
-        near = [(off, a, b) for off, a, b in near if off <= max(places[a][1], places[b][1])]
+        near = [(off, a, b) for off, a, b in near if off <= min(places[a][1], places[b][1])]
         if not near:
             return
         _, a, b = min(near)

@@ -1,7 +1,7 @@
 """``medai annotators``: reads what several people submitted, compares it, and says whom to talk to.
 
-Of each annotator the latest label of a case counts, whether it trains or not: a label in quarantine says something about
-its annotator too. Cases that two or more people read are compared outline by outline, the others with the model's
+Of each annotator the latest label of a case counts, whether it trains or not: a label in quarantine says something
+about its annotator too. Cases that two or more people read are compared outline by outline, the others with the model's
 proposal, by what was kept of the correction when they were submitted.
 """
 
@@ -169,9 +169,9 @@ def compare_annotators(
     by_case: dict[str, list[Annotation]] = {}
     for annotation in latest:
         by_case.setdefault(annotation.case_id, []).append(annotation)
-    for done, (case_id, annotations) in enumerate(by_case.items()):
+    for done, (case_id, labels) in enumerate(by_case.items()):
         on_progress(done, len(by_case))
-        maps = _label_maps(source, annotations, skipped) if len(annotations) > 1 else {}
+        maps = _label_maps(source, labels, skipped) if len(labels) > 1 else {}
         if len(maps) > 1:
             together = consensus(list(maps.values()))
             nodules += _read_nodules(case_id, maps, together)
@@ -192,7 +192,7 @@ def compare_annotators(
         pairs=pair_agreements(nodules, rng),
         ratings=rating_agreements(nodules),
         cases=len(by_case),
-        shared_cases=sum(len(annotations) > 1 for annotations in by_case.values()),
+        shared_cases=sum(len(labels) > 1 for labels in by_case.values()),
         margin=margin,
         skipped=skipped,
     )

@@ -52,7 +52,7 @@ def test_the_biased_and_the_outlying_annotator_are_named_with_what_to_do():
     )
     text = io.StringIO()
     show_annotators(Console(file=text, width=200), report)
-    shown = text.getvalue()
+    shown = " ".join(text.getvalue().split())
     assert "+50 % (+40 to +60) biased" in shown
     assert "0.10 (0.00 to 0.20) outlier" in shown
     assert "6 (2 in quarantine)" in shown
