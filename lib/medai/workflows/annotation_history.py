@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from medai.domain.annotation import Annotation
 from medai.errors import NotFoundError
 from medai.store.annotations import AnnotationLog, has_history
 from medai.store.study import FINAL
+from medai.workflows.families import AnnotationLookup
 
 
 def open_history(studies: Path) -> AnnotationLog:
@@ -28,7 +28,7 @@ def open_history(studies: Path) -> AnnotationLog:
     return AnnotationLog(studies)
 
 
-def recorded_annotations(studies: Path) -> Callable[[str], Annotation | None] | None:
+def recorded_annotations(studies: Path) -> AnnotationLookup | None:
     """How the accepted labels of a study came about, by case; None where the study keeps no history.
 
     Read once: a training sees its labels as they were when it began.
@@ -40,7 +40,11 @@ def recorded_annotations(studies: Path) -> Callable[[str], Annotation | None] | 
         current = {annotation.case_id: annotation for annotation in log.all() if annotation.tag == FINAL}
     finally:
         log.close()
-    return current.get
+
+    def annotation_of(case_id: str) -> Annotation | None:
+        return current.get(case_id)
+
+    return annotation_of
 
 
 def annotation_to_json(annotation: Annotation) -> dict[str, Any]:
