@@ -243,7 +243,7 @@ def open_annotations(studies: Path) -> AnnotationSource:
         NotFoundError: the folder is no study, or nobody has submitted a label to it.
         StorageError: the history cannot be read.
     """
-    from medai.store.annotations import AnnotationLog, has_history  # type: ignore[import-not-found, unused-ignore]
+    from medai.store.annotations import AnnotationLog, has_history
 
     if not has_history(studies):
         raise NotFoundError(f"{studies} holds no history of labels: serve it with medai and submit labels first.")

@@ -23,4 +23,4 @@ def test_processes_that_place_at_once_agree(tmp_path):
         child.join(60)
     assert placed[0] == placed[1] == placed[2]
     assert placed[0] == FrozenSplit(tmp_path).place_all(f"p{n}" for n in range(40))
-    assert set(placed[0].values()) == {"train", "validation"}
+    assert set(placed[0].values()) == {"train", "validation", "test"}

@@ -105,7 +105,7 @@ class Loop:
 
     def train(self, examples, *, start_from, output_folder, config, on_epoch, should_stop):
         on_epoch(EpochFigures(epoch=config.epochs, total_epochs=config.epochs, loss=0.5))
-        output_folder.mkdir(parents=True)
+        output_folder.mkdir(parents=True, exist_ok=True)
         path = output_folder / "challenger.safetensors"
         path.write_text(str(self.trained_dice.pop(0)))
         return path
