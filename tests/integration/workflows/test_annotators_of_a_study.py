@@ -44,7 +44,7 @@ def test_who_outlines_too_large_is_named_from_the_history(study):
     findings = report.findings()
     assert findings[0].startswith("large outlines too large"), findings
     assert not any(finding.startswith(("ann ", "bob ")) for finding in findings), findings
-    assert {each.annotator for each in report.annotators} == {"ann", "bob", "large"}
+    assert {each.name for each in report.annotators} == {"ann", "bob", "large"}
 
 
 def test_a_study_without_history_says_what_to_do(tmp_path):

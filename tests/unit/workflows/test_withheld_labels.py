@@ -47,6 +47,11 @@ def collect(study, **options):
     )
 
 
+def used(found):
+    """The cases that train, judge, or are kept for figures alone."""
+    return {*found.trained_on, *found.judged_on, *(example.case_id for example in found.test)}
+
+
 @pytest.fixture
 def folder(tmp_path):
     placed = FrozenSplit(tmp_path).place_cases(CASES)
@@ -54,14 +59,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_study_without_a_history_trains_on_every_label(folder):
+def test_a_study_without_a_history_uses_every_label(folder):
     found = collect(PlainStudy(folder))
-    assert sorted([*found.trained_on, *found.judged_on]) == sorted(CASES)
+    assert used(found) == set(CASES)
 
 
-def test_a_doubtful_label_neither_trains_nor_judges(folder):
+def test_a_doubtful_label_is_not_used_at_all(folder):
     found = collect(StudyWithHistory(folder, withheld={"final": {"case3": "flagged by chief"}}))
-    assert "case3" not in {*found.trained_on, *found.judged_on}
+    assert used(found) == set(CASES) - {"case3"}
     assert found.skipped == {"case3": "flagged by chief"}
 
 
