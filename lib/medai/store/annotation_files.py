@@ -68,6 +68,12 @@ def label_files(case_folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.endswith(ABOUT_SUFFIX))
 
 
+def has_label(about_path: Path) -> bool:
+    """Whether the label of an about-file was kept."""
+    wanted = annotation_id_of(about_path)
+    return any(annotation_id_of(path) == wanted for path in label_files(about_path.parent))
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal.
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from medai import __version__
-from medai.errors import CancelledByUserError, MedaiError
+from medai.errors import CancelledByUserError, MedaiError, StorageError
 from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
@@ -161,6 +161,10 @@ def retrain(
         except CancelledByUserError:
             run.keeps_work = is_interrupted()
             raise
+        except StorageError:
+            # A full disk: once there is space again, the same training goes on from its last epoch.
+            run.keeps_work = True
+            raise
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)
     return report
 
@@ -220,7 +224,7 @@ def _run(
             challenger_test_score=on_test[1],
             resumed=resumed,
         )
-        run.write_report(report.to_json())
+        steps.keep(lambda: run.write_report(report.to_json()))
         steps.score = report.challenger_score if report.published else report.champion_score
         steps.enter("done")
     return report
@@ -462,5 +466,13 @@ class _Steps:
             measure=self._family.measure,
             task=self._family.task,
         )
-        self._run.write_stats(progress)
+        self.keep(lambda: self._run.write_stats(progress))
         self._on_progress(progress)
+
+    @staticmethod
+    def keep(write: Callable[[], None]) -> None:
+        """Write what only tells of the run: a full disk must not end a training, nor hide that one was published."""
+        try:
+            write()
+        except StorageError as error:
+            logger.warning("The training goes on, but is not told of on disk: %s", error)
