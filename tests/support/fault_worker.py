@@ -2,7 +2,7 @@
 
 ``python fault_worker.py`` loads the libraries once (torch takes many seconds), then reads one JSON line a child from
 its standard input: ``{"operation": …, "arguments": {…}}``. For each it forks, so that a child begins at once and is a
-process of its own. Standard output has a JSON line for the child's pid, what the child says (``said``), and how it ended.
+process of its own. Standard output has a JSON line for the child's pid, what it says (``said``), and how it ended.
 
 It is started as a file, not as a module: the monailabel wheel brings a package called ``tests`` of its own.
 """
