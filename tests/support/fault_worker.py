@@ -164,13 +164,13 @@ def track(study: str) -> None:
 
 
 @operation
-def reserve(study: str, client_id: str, cases: list[str]) -> None:
+def reserve(study: str, client_id: str, cases: list[str], count: int) -> None:
     """Ask for one case after the other, as an annotator does."""
     from medai.store.reservations import Reservations
 
     reservations = Reservations(Path(study))
     say(begun=True)
-    for _ in cases:
+    for _ in range(count):
         chosen = reservations.choose(client_id, open_cases=lambda: cases, select=lambda left: left[0] if left else None)
         say(case_id=chosen)
 
