@@ -51,6 +51,7 @@ from medai.store.annotation_files import (
     has_label,
     label_files,
     link_or_copy,
+    named_segments,
     orphan_of,
     read_about,
     sha256_of_file,
@@ -85,7 +86,7 @@ class Submission:
         proposal_folder: the proposal's files (``store.proposals``), kept with the label; None without one.
         quarantine_reason: what is wrong with it at first sight.
         is_measured: nothing is left to be found out about it.
-        info: kept with the study's own label.
+        info: kept with the study's own label; the segments' names in it (``label_info``) stay with the annotation.
     """
 
     case_id: str
@@ -335,6 +336,7 @@ class AnnotationLog:
             volume_ml=submission.volume_ml,
             correction=None,
             quarantine_reason=submission.quarantine_reason,
+            segment_names=named_segments(submission.info),
         )
 
     def _about_path(self, annotation: Annotation) -> Path:
