@@ -7,7 +7,10 @@ database's idea of time zones matters.
 from __future__ import annotations
 
 import json
+import logging
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     Boolean,
@@ -26,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import InputError, StorageError
@@ -35,6 +39,12 @@ SCHEMA_VERSION = 2
 
 BUSY_TIMEOUT_S = 30
 """A write takes milliseconds; SQLite otherwise gives up at once where another process writes."""
+
+
+_NO_ROOM = ("SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN", "SQLITE_FULL", "SQLITE_CANTOPEN")
+_READ_ONLY = "medai read only"
+
+_logger = logging.getLogger(__name__)
 
 
 class Base(DeclarativeBase):
@@ -166,7 +176,9 @@ def connect(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+            event.listen(engine, "do_connect", _open_sqlite)
             event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "checkin", _drop_read_only)
             return engine
         # A database on another machine may have closed a connection that lay idle over lunch.
         return create_engine(parsed, pool_pre_ping=True)
@@ -234,7 +246,36 @@ def _add_segment_names(engine: Engine) -> None:
             connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
 
 
-def _configure_sqlite(connection: object, _: object) -> None:
+def _open_sqlite(_: object, record: ConnectionPoolEntry, arguments: list[str], options: dict[str, Any]) -> Any:
+    """Connect; where the disk has no room for the file that readers and writers share, connect for reading alone.
+
+    SQLite's WAL needs 32 KB beside the database even for reading. Without them, and with nothing in the log, the file
+    itself holds everything there is, and nobody can be writing to it.
+    """
+    connection = sqlite3.connect(*arguments, **options)
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        path = Path(arguments[0]).absolute()
+        log = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorname not in _NO_ROOM or (log.exists() and log.stat().st_size):
+            raise
+        _logger.warning("%s is read without its log, because its disk is full: free space there", path)
+    record.info[_READ_ONLY] = True
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, **options)
+
+
+def _drop_read_only(_: object, record: ConnectionPoolEntry) -> None:
+    """There may be space again for the next one."""
+    if record.info.pop(_READ_ONLY, False):
+        record.invalidate()
+
+
+def _configure_sqlite(connection: object, record: ConnectionPoolEntry) -> None:
+    if record.info.get(_READ_ONLY):
+        return
     cursor = connection.cursor()  # type: ignore[attr-defined]  # the driver's own connection
     try:
         # Readers do not wait for a writer; FULL: a committed row survives a power cut.
