@@ -246,7 +246,7 @@ def _add_segment_names(engine: Engine) -> None:
             connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
 
 
-def _open_sqlite(_: object, record: ConnectionPoolEntry, arguments: list[str], options: dict[str, Any]) -> Any:
+def _open_sqlite(_: object, record: ConnectionPoolEntry, arguments: list[Any], options: dict[str, Any]) -> Any:
     """Connect; where the disk has no room for the file that readers and writers share, connect for reading alone.
 
     SQLite's WAL needs 32 KB beside the database even for reading. Without them, and with nothing in the log, the file
@@ -262,9 +262,11 @@ def _open_sqlite(_: object, record: ConnectionPoolEntry, arguments: list[str], o
         log = path.with_name(f"{path.name}-wal")
         if error.sqlite_errorname not in _NO_ROOM or (log.exists() and log.stat().st_size):
             raise
-        _logger.warning("%s is read without its log, because its disk is full: free space there", path)
+        _logger.warning("%s is read without its log, nothing can be written beside it: is the disk full?", path)
     record.info[_READ_ONLY] = True
-    return sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True, **options)
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode=ro&immutable=1", timeout=BUSY_TIMEOUT_S, check_same_thread=False, uri=True
+    )
 
 
 def _drop_read_only(_: object, record: ConnectionPoolEntry) -> None:
