@@ -30,6 +30,9 @@ from medai.volume_io.readers import read_label_map
 from medai.volume_io.writers import write_label_map, write_volume
 from medai.workflows.training_runs import latest_stats
 
+pytestmark = pytest.mark.timeout(7200)
+"""Many kills take longer than other tests may."""
+
 TASK = "nodule_click"
 CASE = "case.axial"
 WEIGHTS_BYTES = 3_000_000
