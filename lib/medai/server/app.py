@@ -23,7 +23,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 import medai
 from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import LabelMap, Prediction
-from medai.errors import InputError, ModelError, NotFoundError
+from medai.errors import InputError, ModelError, NotFoundError, StorageError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.annotation_recorder import AnnotationRecorder
@@ -242,7 +242,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
-        self.reservations.release(image_id)
+        try:
+            self.reservations.release(image_id)
+        except StorageError as error:
+            # The label is kept: that the case stays reserved for an hour is no reason to say otherwise.
+            logger.warning("Case %s stays reserved for a while: %s", image_id, error)
         if not self.options.prefetch:
             return
         held = {reservation.case_id for reservation in self.reservations.active()}
@@ -262,7 +266,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.scans.close()
 
     def _keep_uncertainty(self, case_id: str, prediction: Prediction) -> None:
-        self.scores.put({case_id: scan_uncertainty(prediction)}, model_version=self.score_version())
+        try:
+            self.scores.put({case_id: scan_uncertainty(prediction)}, model_version=self.score_version())
+        except StorageError as error:
+            # The annotator waits for the answer, not for its score.
+            logger.warning("The uncertainty of %s is not kept: %s", case_id, error)
 
     # -- models --------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 import uuid
@@ -17,7 +18,7 @@ from fastapi import APIRouter, Body, File, Form, HTTPException, Request, UploadF
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
-from medai.errors import InputError
+from medai.errors import InputError, StorageError
 from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import JobBusyError, wanted_record
@@ -28,6 +29,8 @@ from medai.server.request_body import is_true, json_object, store_upload
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Infer"])
 
@@ -156,7 +159,11 @@ def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Pat
     scan_path = app.study.image_path(source.image)
     client_id = params.get("client_id")
     if isinstance(client_id, str) and client_id:
-        app.reservations.renew(source.image, annotator_of(client_id, source.host))
+        try:
+            app.reservations.renew(source.image, annotator_of(client_id, source.host))
+        except StorageError as error:
+            # A click is answered also where nothing can be written.
+            logger.warning("The reservation of %s is not renewed: %s", source.image, error)
     return InferRequest(scan_path=scan_path, case_id=source.image, params=params, label_path=label_path)
 
 
