@@ -135,7 +135,7 @@ def retrain(study: str, models: str, starters: str, epochs: int, seed: int, once
                 store,
                 _registry(models, starters),
                 config,
-                on_progress=lambda progress: say(stage=progress.stage, epoch=progress.epoch),
+                on_progress=lambda progress: say(stage=progress.stage, epoch=progress.epoch, at_s=time.monotonic()),
                 should_stop=lambda: False,
                 tracker=trackers_for(store.folder, "off"),
                 wait_s=30.0,

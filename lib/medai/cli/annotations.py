@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,15 +48,16 @@ def _table(found: list[Annotation]) -> object:
     from rich.table import Table
 
     table = Table(show_lines=True)
-    # Folded where a case's name is longer, never cut: what cannot be read cannot be copied either.
-    table.add_column("id and case", min_width=max(len(each.annotation_id) for each in found), overflow="fold")
+    # The other columns make room. A longer case's name is folded, never cut: what is cut cannot be copied.
+    table.add_column("id and case", no_wrap=True)
+    width = max(len(each.annotation_id) for each in found)
     for name in ("by", "label and correction", "state"):
         table.add_column(name, overflow="fold")
     for each in found:
         source = escape(" ".join(part for part in (each.proposal_model, each.proposal_version) if part))
         nodules = f"{each.nodules} nodule{'' if each.nodules == 1 else 's'}, {each.volume_ml:.2f} ml"
         table.add_row(
-            f"{each.annotation_id}\n{escape(each.case_id)}",
+            "\n".join([each.annotation_id, *map(escape, textwrap.wrap(each.case_id, width))]),
             f"{escape(each.annotator) or '[dim]nobody said[/]'}\n[dim]{_when(each)}[/]",
             "\n".join(line for line in (nodules, source and f"from {source}", _correction(each)) if line),
             _state(each),

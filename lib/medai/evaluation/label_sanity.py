@@ -2,6 +2,13 @@
 
 Nothing is ever dropped here: each check returns its reason in words, or "" where it sees nothing wrong. The bounds are
 wide on purpose. A label that is merely poor is the promotion gate's business; these catch what no careful reader draws.
+
+How often honest labels would be quarantined was measured on LIDC-IDRI: 2783 outlines of single readers of 758 nodules
+(416 patients; ``tests/integration/training/test_honest_readers.py`` measures it again). By air, by parts and by
+volume: none (at most 0.13 %, 95 % confidence). By agreement: 3, or 0.11 % (0.02 to 0.31 %), all of them outlines that
+lie beside those of the other readers, so that somebody should look. What that says nothing of: a case with several
+nodules, where an honest reader may leave out the largest; and the place in the body, for which the crops are too small
+(8 outlines in two wider slabs lay inside it to the last voxel).
 """
 
 from __future__ import annotations
@@ -16,18 +23,21 @@ from medai.domain import LabelMap, Volume
 from medai.geometry import IndexBox
 
 MOST_PARTS = 1000
-"""Miliary disease is not outlined nodule by nodule; a thresholded scan has tens of thousands of parts."""
+"""Honest outlines have 1 to 46. Miliary disease is not outlined nodule by nodule; a thresholded scan has tens of
+thousands of parts."""
 
 LARGEST_ML = 1000.0
-"""A sphere of 12 cm; both lungs are 4–6 litres."""
+"""A sphere of 12 cm; both lungs are 4–6 litres. The largest honest outline has 18 ml, but masses are not in LIDC."""
 
 AIR_HU = -900.0
 """Healthy lung is about -850; the faintest ground-glass nodule is above -800."""
 
 MOST_OUTSIDE = 0.5
+"""Of honest outlines 21 % at most are below ``AIR_HU``, and one in a hundred has more than 6 %."""
 
-LEAST_AGREEMENT = 0.3
-"""Mean Dice; four readers of one nodule in LIDC-IDRI agree at 0.7 to 0.9."""
+LEAST_AGREEMENT = 0.2
+"""Mean Dice to the others. Honest readers: median 0.78, one in a hundred below 0.49, one in a thousand below 0.23. At a
+bound of 0.3 it were 5 of 2783; a label of another place has 0."""
 
 LEAST_PEERS = 2
 """With one other label nobody can say which of the two is odd."""

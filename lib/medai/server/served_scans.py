@@ -10,8 +10,10 @@ Threads: any; a lock for each copy, held while it is written. Copies are complet
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +22,7 @@ import numpy as np
 
 from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
+from medai.store.atomic import ABANDONED_AFTER_S
 from medai.store.study import StudyStore
 from medai.volume_io.readers import read_geometry
 from medai.volume_io.writers import write_volume
@@ -86,6 +89,11 @@ class ServedScans:
         return self._folder / f"{case_id}.{status.st_mtime_ns:x}.nii.gz" if left_handed else source
 
     def _drop_old(self, newest: Path) -> None:
+        for leftover in self._folder.glob(".*.part"):
+            # Of a server that was killed while it wrote one.
+            with contextlib.suppress(OSError):
+                if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
+                    leftover.unlink()
         copies = sorted(self._folder.glob("*.nii.gz"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in [path for path in copies if path != newest][KEPT_COPIES - 1 :]:
             path.unlink(missing_ok=True)

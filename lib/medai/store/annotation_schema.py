@@ -6,8 +6,8 @@ database's idea of time zones matters.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from pathlib import Path
 
 from sqlalchemy import (
     Boolean,
@@ -17,24 +17,21 @@ from sqlalchemy import (
     String,
     Text,
     create_engine,
-    event,
     inspect,
     select,
     text,
     update,
 )
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import InputError, StorageError
+from medai.store.sqlite_engine import sqlite_engine, writing
 
 SCHEMA_VERSION = 2
 """1: the first. 2: ``segment_names``, added to tables of form 1 when they are opened."""
-
-BUSY_TIMEOUT_S = 30
-"""A write takes milliseconds; SQLite otherwise gives up at once where another process writes."""
 
 
 class Base(DeclarativeBase):
@@ -151,11 +148,6 @@ class AnnotationRow(Base):
         )
 
 
-def sqlite_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-
-
 def connect(url: str) -> Engine:
     """Connect to a database; nothing is made or changed there yet.
 
@@ -165,9 +157,7 @@ def connect(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
-            event.listen(engine, "connect", _configure_sqlite)
-            return engine
+            return sqlite_engine(parsed)
         # A database on another machine may have closed a connection that lay idle over lunch.
         return create_engine(parsed, pool_pre_ping=True)
     except (ImportError, NoSuchModuleError) as error:
@@ -189,56 +179,38 @@ def make_tables(engine: Engine) -> None:
     Raises:
         StorageError: a newer medai has written them.
     """
+    writer = writing(engine)
     if not inspect(engine).has_table(SchemaRow.__tablename__):
         try:
-            Base.metadata.create_all(engine)
+            Base.metadata.create_all(writer)
         except DBAPIError:
             # Another server may have made them between the question and now.
-            Base.metadata.create_all(engine)
+            Base.metadata.create_all(writer)
+    # Read without the lock for writing: a full disk, or a folder that nobody may write to, gives none.
     with Session(engine) as session:
         version = session.scalar(select(SchemaRow.version))
-        if version is None:
-            session.add(SchemaRow(version=SCHEMA_VERSION))
-            try:
-                session.commit()
-            except IntegrityError:
-                session.rollback()
-        elif version > SCHEMA_VERSION:
-            raise StorageError(
-                f"The history of annotations has form {version}, this medai knows up to {SCHEMA_VERSION}; nothing was "
-                "changed. Update medai."
-            )
-    if version is not None and version < SCHEMA_VERSION:
-        _add_segment_names(engine)
+    if version is None:
+        with contextlib.suppress(IntegrityError), Session(writer) as session, session.begin():
+            if session.scalar(select(SchemaRow.version)) is None:
+                session.add(SchemaRow(version=SCHEMA_VERSION))
+    elif version > SCHEMA_VERSION:
+        raise StorageError(
+            f"The history of annotations has form {version}, this medai knows up to {SCHEMA_VERSION}; nothing was "
+            "changed. Update medai."
+        )
+    elif version < SCHEMA_VERSION:
+        try:
+            _add_segment_names(writer)
+        except DBAPIError:
+            # Another server may have added them between the question and now.
+            _add_segment_names(writer)
 
 
-def _add_segment_names(engine: Engine) -> None:
+def _add_segment_names(writer: Engine) -> None:
     """From form 1 to 2: what is there stays as it is, and older labels have no names."""
-    column = AnnotationRow.__table__.c.segment_names
-    try:
-        with engine.begin() as connection:
-            if column.name not in {
-                each["name"] for each in inspect(connection).get_columns(AnnotationRow.__tablename__)
-            }:
-                kind = column.type.compile(engine.dialect)
-                table = AnnotationRow.__tablename__
-                connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"))
-            connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
-    except DBAPIError:
-        # Another server may have added it between the question and now; else its error is told.
-        with engine.begin() as connection:
-            if column.name not in {
-                each["name"] for each in inspect(connection).get_columns(AnnotationRow.__tablename__)
-            }:
-                raise
-            connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
-
-
-def _configure_sqlite(connection: object, _: object) -> None:
-    cursor = connection.cursor()  # type: ignore[attr-defined]  # the driver's own connection
-    try:
-        # Readers do not wait for a writer; FULL: a committed row survives a power cut.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT_S}000"):
-            cursor.execute(f"PRAGMA {pragma}")
-    finally:
-        cursor.close()
+    column, table = AnnotationRow.__table__.c.segment_names, AnnotationRow.__tablename__
+    with writer.begin() as connection:
+        if column.name not in {each["name"] for each in inspect(connection).get_columns(table)}:
+            kind = column.type.compile(writer.dialect)
+            connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"))
+        connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))

@@ -56,11 +56,12 @@ from medai.store.annotation_files import (
     read_about,
     sha256_of_file,
 )
-from medai.store.annotation_schema import AnnotationRow, connect, make_tables, sqlite_url
+from medai.store.annotation_schema import AnnotationRow, connect, make_tables
 from medai.store.atomic import copy_into, publish, staged_file, sweep, write_bytes, write_json
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.store.sqlite_engine import sqlite_url, writing
 from medai.volume_io.atomic import disk_words
 
 URL_VARIABLE = "MEDAI_ANNOTATIONS_URL"
@@ -382,7 +383,8 @@ class AnnotationLog:
                 _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
 
     def _insert(self, annotation: Annotation, *, is_measured: bool) -> None:
-        with self._session("written; the label's file is kept and is taken up at the next start") as session:
+        words = "written; the label's file is kept and is taken up at the next start"
+        with self._session(words, writes=True) as session:
             session.add(AnnotationRow.of(annotation, study_id=self._study_id, is_measured=is_measured))
 
     def _found(self, annotation_id: str) -> Annotation | None:
@@ -405,14 +407,15 @@ class AnnotationLog:
     @contextlib.contextmanager
     def _changed(self, annotation_id: str) -> Iterator[AnnotationRow]:
         self.get(annotation_id)
-        with self._session("changed") as session:
-            # Locked against another server's change where the database can; SQLite has one writer anyway.
+        with self._session("changed", writes=True) as session:
+            # Locked against another server's change: the row where the database can, SQLite's file as a whole.
             row = session.get_one(AnnotationRow, (self._study_id, annotation_id), with_for_update=True)
             yield row
 
     @contextlib.contextmanager
-    def _session(self, done: str) -> Iterator[Session]:
-        with self._explained(done), Session(self._engine) as session, session.begin():
+    def _session(self, done: str, *, writes: bool = False) -> Iterator[Session]:
+        engine = writing(self._engine) if writes else self._engine
+        with self._explained(done), Session(engine) as session, session.begin():
             yield session
 
     @contextlib.contextmanager

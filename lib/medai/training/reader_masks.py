@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +65,23 @@ def with_readers(cases: Iterable[ClickCase], series: dict[str, str], database: P
         return [_with_mean(case, read(series.get(case.case_id, ""))) for case in cases]
 
 
+def each_reader(
+    cases: Iterable[ClickCase], series: dict[str, str], database: Path
+) -> Iterator[tuple[ClickCase, list[NDArray[np.bool_]]]]:
+    """Every reader's own mask of each nodule, on its crop's grid; a case whose readers are not found is left out.
+
+    Args:
+        cases: as for ``with_readers``.
+        series: case id to SeriesInstanceUID.
+        database: from ``contour_database``.
+    """
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        read = functools.lru_cache(maxsize=None)(functools.partial(_outlines, connection))
+        for case in cases:
+            if masks := _masks(case, read(series.get(case.case_id, ""))):
+                yield case, masks
+
+
 def with_union(cases: Iterable[ClickCase], database: Path) -> list[ClickCase]:
     """Replace one reader's mask in resampled cubes by the union of all readers, as in the crops.
 
@@ -104,6 +121,12 @@ def _with_union(case: ClickCase, scans: tuple[tuple[float, tuple[_Outline, ...]]
 
 def _with_mean(case: ClickCase, outlines: tuple[_Outline, ...]) -> ClickCase:
     """The case with its readers' mean, or as it is where fewer than two readers are found."""
+    masks = _masks(case, outlines)
+    return case if len(masks) < 2 else replace(case, readers=np.mean(masks, axis=0, dtype=np.float32))
+
+
+def _masks(case: ClickCase, outlines: tuple[_Outline, ...]) -> list[NDArray[np.bool_]]:
+    """Every reader's mask of a crop's nodule; none where no outline is of that nodule."""
     geometry = case.volume.geometry
     spacing_mm = geometry.spacing_mm[2]
     slices_mm = geometry.affine_ijk_to_ras_mm[2, 3] + geometry.affine_ijk_to_ras_mm[2, 2] * np.arange(
@@ -113,15 +136,12 @@ def _with_mean(case: ClickCase, outlines: tuple[_Outline, ...]) -> ClickCase:
     drawn = [(corner, mask) for corner, mask in drawn if mask.any()]
     placed = [_place(corner, mask, case.mask) for corner, mask in drawn]
     if not placed:
-        return case
+        return []
     offset, agreement = max(placed, key=lambda item: item[1])
     if agreement < LEAST_AGREEMENT:
-        return case
+        return []
     masks = [_pasted(corner + offset, mask, case.mask.shape) for corner, mask in drawn]
-    masks = [mask for mask in masks if np.any(mask & case.mask)]
-    if len(masks) < 2:
-        return case
-    return replace(case, readers=np.mean(masks, axis=0, dtype=np.float32))
+    return [mask for mask in masks if np.any(mask & case.mask)]
 
 
 def _outlines(connection: sqlite3.Connection, series_uid: str) -> tuple[_Outline, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -296,6 +297,21 @@ def test_a_scan_is_read_where_its_copies_cannot_be_kept(disk, tmp_path):
     assert [path.suffix for path in (disk.folder / "served").iterdir()] == [".gz"]
 
 
+def test_what_a_killed_server_left_of_a_copy_goes_with_the_next_copy(tmp_path):
+    study = StudyStore(make_study(tmp_path / "study"))
+    volume = read_volume(study.image_path("case_flipped"))
+    mirrored = type(volume)(geometry=volume.geometry.with_axis_reversed(2), image_hu=np.flip(volume.image_hu, 2))
+    write_volume(mirrored, study.folder / "left.nii.gz")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    old, young = folder / ".old.part", folder / ".young.part"
+    for leftover in (old, young):
+        leftover.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    ServedScans(study, PlainScans(), folder).path("left")
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 @pytest.mark.parametrize("when", ["from the start", "on the way"])
 def test_a_training_is_tracked_no_further_but_goes_on(disk, caplog, when):
     study = _study_of(disk)
@@ -345,6 +361,60 @@ def test_a_server_on_a_full_disk_answers_clicks_and_says_what_to_do_about_labels
         disk.free()
         assert send(served).status_code == HTTPStatus.OK
         assert served.client.get("/datastore/").json()["completed"] == 1
+
+
+def test_a_server_starts_on_a_full_disk_and_shows_what_there_is(disk, tmp_path):
+    study = make_study(disk.folder / "study")
+    recorder = recorder_of(study)
+    submit(recorder, tmp_path, 3)
+    recorder.wait()
+    recorder.close()
+    with contextlib.contextmanager(serve)(study):
+        pass
+    disk.fill()
+    with contextlib.contextmanager(serve)(study) as served:
+        assert served.client.get("/datastore/").json()["completed"] == 1
+        assert len(served.client.get("/medai/annotations").json()["annotations"]) == 1
+        assert served.click(client_id="ann").status_code == HTTPStatus.OK
+        label = served.client.get(f"/datastore/label?label={CASE}&tag=final")
+        assert label.status_code == HTTPStatus.OK
+
+
+def test_a_history_is_read_on_a_full_disk_and_written_again_when_there_is_space(disk, tmp_path, caplog):
+    study = make_study(disk.folder / "study")
+    recorder = recorder_of(study)
+    submit(recorder, tmp_path, 0)
+    recorder.wait()
+    recorder.close()
+    disk.fill()
+    recorder = recorder_of(study)
+    assert "is read without its log" in caplog.text
+    assert len(recorder.log.all()) == 1
+    assert refused(lambda: submit(recorder, tmp_path, 1))
+    disk.free()
+    submit(recorder, tmp_path, 2)
+    assert len(recorder.log.all()) == 2
+    recorder.close()
+    check_submitted(study, {0, 2})
+
+
+def test_a_history_whose_last_rows_are_in_the_log_is_not_read_without_it(disk, tmp_path):
+    study = make_study(disk.folder / "study")
+    recorder = recorder_of(study)
+    submit(recorder, tmp_path, 0)
+    recorder.wait()
+    state = study / ".medai"
+    # As a kill leaves it: rows in the log, and nobody who has it open.
+    saved = {name: (state / name).read_bytes() for name in ("annotations.db", "annotations.db-wal")}
+    assert saved["annotations.db-wal"]
+    recorder.close()
+    for name, content in saved.items():
+        (state / name).write_bytes(content)
+    disk.fill()
+    with pytest.raises(StorageError, match=f"({FULL}).*its disk has space left"):
+        recorder_of(study)
+    disk.free()
+    check_submitted(study, {0})
 
 
 def test_uploads_that_find_no_room_for_a_moment_are_told_so(tmp_path, monkeypatch):

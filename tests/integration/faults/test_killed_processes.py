@@ -30,6 +30,9 @@ from medai.volume_io.readers import read_label_map
 from medai.volume_io.writers import write_label_map, write_volume
 from medai.workflows.training_runs import latest_stats
 
+pytestmark = pytest.mark.timeout(7200)
+"""Many kills take longer than other tests may."""
+
 TASK = "nodule_click"
 CASE = "case.axial"
 WEIGHTS_BYTES = 3_000_000
@@ -203,15 +206,18 @@ def test_trainings_killed_go_on_and_the_champion_stays(trainers, tmp_path, stage
     }
     whole = trainers.run("retrain", seed=1, once=True, **arguments)
     assert whole.code == 0, whole
+    began_s = {said["stage"]: said["at_s"] for said in reversed(whole.said) if "stage" in said}
+    # However busy the machine is: at any moment of the training, and a little beyond.
+    train_s = 1.2 * (began_s["judge challenger"] - began_s["train"])
     resumed, seed = 0, 1
-    for stage in itertools.islice(itertools.cycle(stages), kills):
+    for kill, stage in enumerate(itertools.islice(itertools.cycle(stages), kills)):
         seed += 1
         before = check_served(registry)
         ended = trainers.kill(
             "retrain",
             seed=seed,
             rng=rng,
-            within_s=2.0 if stage == "train" else 0.5,
+            within_s=train_s if stage == "train" else 0.5,
             since=lambda said, stage=stage: said.get("stage") == stage,
             counted_as="train" if stage == "train" else "evaluate",
             **arguments,
@@ -223,6 +229,9 @@ def test_trainings_killed_go_on_and_the_champion_stays(trainers, tmp_path, stage
             assert served == before or "publish" in ended.values("stage")
         if "train" in ended.values("stage"):
             assert latest_stats(study)["stage"] in ended.values("stage")
+        if stage != "train" and kill % 4:
+            # The next one to be killed begins where this one has left the study.
+            continue
         # The same training again: it goes on from the epoch that was last on the disk, or begins anew, and ends.
         seed = ended.values("seed")[-1]
         last_run = ended.said[max(n for n, said in enumerate(ended.said) if "begun" in said) :]
@@ -236,7 +245,7 @@ def test_trainings_killed_go_on_and_the_champion_stays(trainers, tmp_path, stage
         assert list((study / ".medai" / "training").glob("*/work")) == []
         assert again.values("version_id") == [check_served(registry)]
     assert "passed over" not in caplog.text
-    assert resumed
+    assert resumed or "train" not in stages or kills == FEW
 
 
 def test_conversions_killed_leave_no_network_that_answers_otherwise(trainers, tmp_path, kills, rng):

@@ -40,19 +40,19 @@ class Annotators:
     handed_out: dict[str, str] = field(default_factory=dict)
     trainings: set[str] = field(default_factory=set)
     failures: list[BaseException] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
 
     def work_until_killed(self, server: ServerProcess, kill: int, rng: np.random.Generator) -> None:
         """Begin, wait for the first label to be acknowledged, and kill the server within three seconds."""
-        self._stop.clear()
+        # A stop of its own a round: what is late from the last one stays stopped.
+        stop = threading.Event()
         before = len(self.submitted)
         work = [
             lambda: self._submit(server.url, 80 * kill),
             lambda: self._click(server.url),
             lambda: self._ask(server.url, kill),
-            lambda: self._train(server.url),
+            lambda: self._train(server.url, stop),
         ]
-        threads = [threading.Thread(target=self._until_stopped, args=(each,)) for each in work]
+        threads = [threading.Thread(target=self._until_stopped, args=(each, stop)) for each in work]
         for thread in threads:
             thread.start()
         deadline_s = time.monotonic() + 120
@@ -60,19 +60,19 @@ class Annotators:
             assert time.monotonic() < deadline_s, server.log[-3000:]
             time.sleep(0.02)
         time.sleep(float(rng.uniform(0.0, 3.0)))
-        self._stop.set()
+        stop.set()
         server.kill()
         KILLS["server"] += 1
         for thread in threads:
             thread.join(60)
         assert self.failures == []
 
-    def _until_stopped(self, work: Callable[[], None]) -> None:
+    def _until_stopped(self, work: Callable[[], None], stop: threading.Event) -> None:
         try:
             work()
         except Exception as error:  # noqa: BLE001
             # What the kill has cut off is no failure; what went wrong before it is.
-            if not self._stop.is_set():
+            if not stop.is_set():
                 self.failures.append(error)
 
     def _client(self, url: str, name: str) -> Any:
@@ -107,11 +107,13 @@ class Annotators:
                 self.handed_out[given["id"]] = name
             time.sleep(0.3)
 
-    def _train(self, url: str) -> None:
+    def _train(self, url: str, stop: threading.Event) -> None:
         # As soon as there are labels of two patients.
         while len(set(self.submitted.values())) < len(CASES):
-            time.sleep(0.05)
-        time.sleep(0.5)
+            if stop.wait(0.05):
+                return
+        if stop.wait(0.5):
+            return
         told = self._client(url, "ann").train_start("nodule_click", {"max_epochs": 1, "device": "cpu"})
         self.trainings.add(told["id"])
         assert told["status"] in ("SUBMITTED", "RUNNING")

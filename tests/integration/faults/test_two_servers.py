@@ -18,6 +18,8 @@ from medai.store.study import StudyStore
 from medai.volume_io.readers import read_label_map
 from medai.workflows.training_queue import TrainingQueue
 
+pytestmark = pytest.mark.timeout(1800)
+
 SERVERS = 3
 FEW, MANY = 6, 60
 

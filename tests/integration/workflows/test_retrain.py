@@ -180,6 +180,41 @@ def test_a_gain_without_a_loss_on_old_nodules_is_published(labelled_study, regis
     assert [str(event.kind) for event in registry.history(CLICK_TASK)] == ["published"]
 
 
+class DriftingNetwork(ForgetfulNetwork):
+    """Gains on the study and loses a little on the old nodules: its weights are the Dice of both."""
+
+    def train(self, examples, **named):
+        path = super().train(examples, **named)
+        path.write_text(f"{self.trained_dice} {self.old_dice}")
+        return path
+
+    def score(self, weights_path, examples, *, device):
+        study, *old = weights_path.read_text().split()
+        old_dice = float(old[0]) if old else 0.94
+        return {e.case_id: old_dice if e.case_id.startswith("old") else float(study) for e in examples}
+
+    def old_examples(self, study, held_back, *, should_stop):
+        found = super().old_examples(study, held_back, should_stop=should_stop)
+        return replace(found, truth_of_case={case.case_id: "as it was" for case in found.examples})
+
+
+def test_losses_that_are_small_each_are_added_up_over_trainings(labelled_study, registry):
+    reports = [
+        run(labelled_study, registry, DriftingNetwork(0.71 + 0.01 * n, old_dice=0.94 - 0.008 * (n + 1)))
+        for n in range(3)
+    ]
+    assert [report.published for report in reports] == [True, True, False]
+    assert "small losses add up on old cases, size <6 mm: mean Dice 0.940 (starter) → 0.916" in reports[2].reason
+    told = registry.history(CLICK_TASK)[-1].verdict
+    assert told["subgroups"][0]["drift"]["version_id"] == STARTER
+    assert told["old_cases"]["truth_of_case"]["old 1"] == "as it was"
+    # Going back leaves what was lost behind: the first champion is the present one again.
+    registry.rollback(CLICK_TASK)
+    registry.rollback(CLICK_TASK)
+    assert registry.champion(CLICK_TASK).version_id == STARTER
+    assert run(labelled_study, registry, DriftingNetwork(0.72, old_dice=0.93)).published
+
+
 def test_the_card_names_the_labels_to_the_byte(labelled_study, registry):
     run(labelled_study, registry, FakeNetwork(0.8))
     card = registry.champion(CLICK_TASK).card

@@ -53,7 +53,10 @@ def test_an_id_can_be_copied_from_a_narrow_screen(study, columns):
     assert len(ids) == 3
     assert all(annotation_id in result.output for annotation_id in ids)
     assert "…" not in result.output
-    assert max(map(len, result.output.splitlines())) <= columns
+    table = [line for line in result.output.splitlines() if line]
+    assert {len(line) for line in table} == {len(table[0])}
+    assert len(table[0]) <= columns
+    assert {line[-1] for line in table} <= set("│┃┓┩┤┘")
     assert "1.3.6.1.4.1.14519.5.2.1.6279" in result.output
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import sqlite3
+import threading
 
 import pytest
 from tests.support.postgres import postgres_url
@@ -338,3 +339,55 @@ def test_about_files_go_when_the_submission_is_complete(open_log, label):
 
 def _killed(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_what_another_server_releases_meanwhile_is_not_quarantined_again(open_log, label):
+    """Both read the row, both change it: whoever comes second must see what the first one did."""
+    log, other = open_log(), open_log()
+    kept = log.record(submission(quarantine_reason="it has 5000 separate parts"), label())
+    released = threading.Event()
+
+    def release():
+        other.release(kept.annotation_id, "chief")
+        released.set()
+
+    thread = threading.Thread(target=release)
+    with log._changed(kept.annotation_id) as row:
+        thread.start()
+        # A release that does not wait for this change would be done by now.
+        assert not released.wait(0.5)
+        row.quarantine_reason = "its place"
+    thread.join(30)
+    assert released.is_set()
+    assert log.get(kept.annotation_id).quarantine_reason == ""
+
+
+def test_changes_of_two_servers_to_one_label_are_all_kept(tmp_path, label):
+    log = AnnotationLog(tmp_path)
+    kept = [log.record(submission(case_id=f"case{n}"), label()) for n in range(20)]
+    ids = [each.annotation_id for each in kept]
+    processes = [
+        context.Process(target=_change, args=(tmp_path, ids, what)) for what in ("review", "measure", "release")
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    for each in log.all():
+        assert (each.review, each.correction, each.quarantine_reason) == (ReviewState.APPROVED, CORRECTION, "")
+    assert log.unmeasured() == []
+    log.close()
+
+
+def _change(folder, ids, what):
+    log = AnnotationLog(folder)
+    for annotation_id in ids:
+        if what == "review":
+            log.set_review(annotation_id, ReviewState.APPROVED, "chief")
+        elif what == "release":
+            log.quarantine(annotation_id, "odd")
+            log.release(annotation_id, "chief")
+        else:
+            log.set_measures(annotation_id, CORRECTION, "")
+    log.close()
