@@ -21,6 +21,7 @@ from medai.cli import (
     infer,
     models,
     phantom,
+    score,
     serve,
     train,
 )
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
+app.command("score")(score.score)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)
