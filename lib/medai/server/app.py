@@ -27,13 +27,15 @@ from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.annotation_recorder import AnnotationRecorder
 from medai.server.background import Trainings
+from medai.server.case_jobs import CaseJobs
 from medai.server.classification_task import NoduleClassificationTask
 from medai.server.click_task import NoduleClickTask
 from medai.server.datastore import MedaiDatastore
 from medai.server.infer_request import MedaiInferTask
+from medai.server.lanes import Lanes
 from medai.server.model_shelf import ModelShelf
 from medai.server.scan_tasks import LungsTask, NoduleDetectionTask, NoduleSegmentationTask, ScanPredictions
-from medai.server.scoring import UncertaintyScoring
+from medai.server.scoring import GivingWay, PoolScoring, UncertaintyScoring, lanes_are_busy
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
@@ -43,6 +45,7 @@ from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
+from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import FINAL, StudyStore
 from medai.volume_io.scan_cache import ScanCache
 from medai.workflows.classify_case import NoduleAssessor
@@ -170,7 +173,6 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             "uncertainty": UncertaintyScoring(
                 self.study,
                 self.scores,
-                scans=self.scans,
                 model=self.scoring_model,
                 versions=lambda: scored_versions(self.shelf.registry),
             )
@@ -203,6 +205,12 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def scoring_method(self, name: str) -> UncertaintyScoring:
         """The scoring method of that name, or NotFoundError with those there are."""
         return cast(UncertaintyScoring, _named(self._scoring_methods, name, "scoring method"))
+
+    def pool_scoring(self, lanes: Lanes) -> PoolScoring:
+        """Scoring as jobs that give way to the lanes."""
+        giving_way = GivingWay(lambda: lanes_are_busy(lanes))
+        turn = ScoringTurn(self.study.folder)
+        return PoolScoring(self.scoring_method("uncertainty"), CaseJobs("scoring", None), turn, giving_way)
 
     @property
     def scoring_methods(self) -> tuple[str, ...]:

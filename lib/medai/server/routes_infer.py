@@ -20,7 +20,7 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 from medai.errors import InputError
 from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
-from medai.server.case_jobs import JobBusyError, wanted_record
+from medai.server.case_jobs import CaseJob, JobBusyError, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, multipart_reply, plain
@@ -125,7 +125,8 @@ async def start_batch(
 
     jobs = request.app.state.batches
     try:
-        job_id, ended = jobs.start(case_ids, work, {**values, "model": model, "images": images.value})
+        asked_for = {**values, "model": model, "images": images.value}
+        job_id, ended = jobs.start(CaseJob(case_ids=case_ids, work=work, request=asked_for))
     except JobBusyError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
     if run_sync:

@@ -40,6 +40,9 @@ class ServerSettings(BaseModel):
         bool,
         Field(description="tell clients the scan's path: Slicer opens it where it exists on its machine"),
     ] = True
+    score_in_background: Annotated[
+        bool, Field(description="score new cases, and all after a new model, while nobody waits for an inference")
+    ] = True
     train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
     train_after: Annotated[
         int,

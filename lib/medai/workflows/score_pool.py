@@ -96,6 +96,21 @@ class ScoringPool:
         """How many cases are not done, those at hand included; of the last look."""
         return len(self._list) + len(self._at_hand)
 
+    def look(self) -> int:
+        """Look what is due; returns how many cases are left.
+
+        Raises:
+            ModelError: there is nothing to score with.
+        """
+        self._list = deque(self.due())
+        self._listed_for, self._listed_at_s = version_key(self._versions()), self._now()
+        return self.left
+
+    def try_failed_again(self) -> None:
+        """Make due what failed: somebody has asked for it."""
+        self._tried = {case_id: tried for case_id, tried in self._tried.items() if case_id in self._at_hand}
+        self.failed.clear()
+
     def cases(self) -> Iterator[str]:
         """What is due, one at a time: the next one is looked for when it is asked for."""
         while (case_id := self._next()) is not None:
@@ -125,8 +140,7 @@ class ScoringPool:
         present = version_key(self._versions())
         is_old = self._now() - self._listed_at_s > LOOK_AGAIN_S
         if not self._list or is_old or present != self._listed_for:
-            self._list = deque(self.due())
-            self._listed_for, self._listed_at_s = present, self._now()
+            self.look()
         if not self._list:
             return None
         case_id = self._list.popleft()
