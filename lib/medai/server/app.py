@@ -39,10 +39,11 @@ from medai.server.scoring import GivingWay, PoolScoring, UncertaintyScoring, lan
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
-from medai.server.strategies import build_strategies
+from medai.server.strategies import CaseQueue, build_strategies
 from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
+from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
@@ -90,6 +91,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.state_folder = state_folder(folder)
         self.reservations = Reservations(folder, ttl_s=self.options.reservation_minutes * 60)
         self.scores = ScoreStore(folder)
+        self.queue = CaseQueue(
+            study=self.study, reservations=self.reservations, scores=self.scores, patients=PatientIndex(folder)
+        )
         self.scans = ScanCache(
             self.state_folder / "scans",
             memory_bytes=self.options.cache_memory_mb * MB,
@@ -160,9 +164,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
         return build_strategies(
-            self.study,
-            self.reservations,
-            self.scores,
+            self.queue,
             rng=np.random.default_rng(self.options.seed),
             share_paths=self.options.share_paths,
         )
@@ -237,9 +239,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     # -- what happens around a request ---------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Load the models and what writes an answer, so that the first annotator does not wait for it."""
+        """Load the models, what writes an answer and whose the cases are, so that the first annotator does not wait."""
         from medai.volume_io import writers  # noqa: F401  # for its import time alone
 
+        self.queue.patients.learn(self.study.image_ids())
+        self.scores.table()
         for task in (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK):
             try:
                 self.shelf.get(task)
@@ -254,11 +258,14 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
-        self.reservations.release(image_id)
+        self.reservations.submitted(image_id)
         if not self.options.prefetch:
             return
         held = {reservation.case_id for reservation in self.reservations.active()}
-        upcoming = next((case_id for case_id in self.study.unlabeled() if case_id not in held), None)
+        left = [case_id for case_id in self.study.unlabeled() if case_id not in held]
+        siblings = self.queue.patients.siblings(image_id)
+        # A patient's other study comes next; whatever else does is not known before it is asked for.
+        upcoming = next((case_id for case_id in left if case_id in siblings), next(iter(left), None))
         if upcoming is not None:
             self.scans.prefetch(self.study.image_path(upcoming), upcoming)
 
@@ -273,6 +280,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.trainings.close()
         self.annotations.close()
         self.scans.close()
+        self.scores.close()
 
     # -- models --------------------------------------------------------------------------------------------------------
 
