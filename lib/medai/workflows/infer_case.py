@@ -164,6 +164,11 @@ def infer_scan(
     volume = _read(path, read)
     pipeline = load_pipeline(registry, device=device, cache_folder=cache_folder)
     prediction = pipeline.predict(volume, on_progress=on_progress, should_stop=should_stop)
+    return write_outcome(prediction, out)
+
+
+def write_outcome(prediction: Prediction, out: Path | None) -> ScanOutcome:
+    """A prediction as an answer, its label map written where a path is given."""
     return ScanOutcome(prediction=prediction, label_map=_written(prediction, out))
 
 
