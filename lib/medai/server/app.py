@@ -59,6 +59,7 @@ from medai.workflows.training_queue import TrainingQueue
 if TYPE_CHECKING:
     from medai.inference.click import ClickSegmenter
     from medai.inference.scan import ScanPipeline
+    from medai.workflows.executors import CaseExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def init_infers(self) -> dict[str, InferTask]:
         """The tasks, in the order in which the plugin lists them; the first runs by itself on Next Sample."""
-        predictions = ScanPredictions(self.scans, self._scan_model)
+        self.predictions = predictions = ScanPredictions(self.scans, self._scan_model)
         return {
             "nodule_segmentation": NoduleSegmentationTask(predictions),
             "nodule_click": NoduleClickTask(self.scans, self._click_model, self._loaded_classifier),
@@ -207,6 +208,15 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def scoring_method(self, name: str) -> UncertaintyScoring:
         """The scoring method of that name, or NotFoundError with those there are."""
         return cast(UncertaintyScoring, _named(self._scoring_methods, name, "scoring method"))
+
+    @property
+    def batch_executor(self) -> CaseExecutor | None:
+        """Who predicts the scans of a batch; None: this server."""
+        if self.options.batch_executor != "ray":
+            return None
+        from medai.workflows.ray_executor import RayExecutor
+
+        return RayExecutor(address=self.options.ray_address or None, use_gpus=self.options.device != "cpu")
 
     def pool_scoring(self, lanes: Lanes) -> PoolScoring:
         """Scoring as jobs that give way to the lanes."""

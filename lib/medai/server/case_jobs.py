@@ -23,9 +23,9 @@ from typing import Any, Literal, Protocol
 
 from fastapi import HTTPException
 
-from medai.errors import ConflictError, MedaiError
+from medai.errors import ConflictError, MedaiError, StorageError
 from medai.server.lanes import Lane, Lanes
-from medai.workflows.executors import CaseExecutor, CaseOutcome, InProcessExecutor
+from medai.workflows.executors import CaseExecutor, CaseOutcome, InProcessExecutor, MakeWork
 
 logger = logging.getLogger(__name__)
 
@@ -82,8 +82,10 @@ class CaseJob:
         work: called with each.
         request: what the client asked, for the record.
         left: how many cases are still to do, those at hand included, where nobody knows how many there will be.
-        keep: what the record says of a case, from its outcome; called once a case, in the job's thread.
+        keep: what the record says of a case, from its outcome; called once a case, in the job's thread. What it raises
+            is the case's error, but for a StorageError, which ends the job.
         stop: ends the job.
+        elsewhere: who works on the cases instead of this server, and what makes a worker ready; None: this server.
     """
 
     case_ids: Iterable[str]
@@ -92,6 +94,7 @@ class CaseJob:
     left: Callable[[], int] | None = None
     keep: Callable[[CaseOutcome[Any]], Any] = lambda outcome: outcome.result
     stop: threading.Event = field(default_factory=threading.Event)
+    elsewhere: tuple[CaseExecutor, MakeWork[Any]] | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,25 +213,34 @@ class CaseJobs:
     def _work_off(self, record: _Record) -> int:
         """Do the cases; returns how many failed."""
         job, failed = record.job, 0
-        for outcome in self._executor.run(job.case_ids, lambda: self._placed(job.work), should_stop=job.stop.is_set):
-            kept = job.keep(outcome)
-            failed += bool(outcome.error)
+        executor, make_work = job.elsewhere or (self._executor, lambda: self._placed(job.work))
+        for outcome in executor.run(job.case_ids, make_work, should_stop=job.stop.is_set):
+            error, kept = outcome.error, None
+            try:
+                kept = job.keep(outcome)
+            except StorageError:
+                raise
+            except MedaiError as raised:
+                error = str(raised)
+            failed += bool(error)
             with self._lock:
-                record.result[outcome.case_id] = {"error": outcome.error} if outcome.error else kept
-                record.details.append(f"{outcome.case_id}: {outcome.error or 'done'}")
+                record.result[outcome.case_id] = {"error": error} if error else kept
+                record.details.append(f"{outcome.case_id}: {error or 'done'}")
         return failed
 
     def _placed(self, work: Callable[[str], Any]) -> Callable[[str], Any]:
         """The work, done in the scan lane where there is one."""
         lanes = self._lanes
-        if lanes is None:
-            return work
+        return work if lanes is None else lambda case_id: in_scan_lane(lanes, work, case_id)
 
-        def in_lane(case_id: str) -> Any:
-            try:
-                return lanes.submit(Lane.SCAN, work, case_id).result()
-            except HTTPException as error:
-                # A full lane, a server that ends: said as it is.
-                raise ConflictError(str(error.detail)) from error
 
-        return in_lane
+def in_scan_lane(lanes: Lanes, work: Callable[[str], Any], case_id: str) -> Any:
+    """Do the work on a case in the lane of the whole scans, and wait for it.
+
+    Raises:
+        ConflictError: the lane is full, or the server ends.
+    """
+    try:
+        return lanes.submit(Lane.SCAN, work, case_id).result()
+    except HTTPException as error:
+        raise ConflictError(str(error.detail)) from error

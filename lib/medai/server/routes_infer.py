@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -17,10 +17,11 @@ from fastapi import APIRouter, Body, File, Form, HTTPException, Request, UploadF
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
+from medai.domain import Prediction
 from medai.errors import InputError
 from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
-from medai.server.case_jobs import CaseJob, JobBusyError, wanted_record
+from medai.server.case_jobs import CaseJob, JobBusyError, in_scan_lane, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, multipart_reply, plain
@@ -28,8 +29,13 @@ from medai.server.request_body import is_true, json_object, store_upload
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
+from medai.workflows.executors import CaseOutcome
+from medai.workflows.present_models import MakePredictor
 
 router = APIRouter(tags=["Infer"])
+
+PREDICTED_TASKS = ("nodule_segmentation", "nodule_detection")
+"""Tasks whose work is a whole-scan prediction, which other processes can make too."""
 
 
 class Output(StrEnum):
@@ -123,10 +129,22 @@ async def start_batch(
             _keep(app, model, asked, reply)
         return {"label": case_id if keep else "", "tag": tag, "params": reply.params}
 
+    def finish(outcome: CaseOutcome[Prediction]) -> dict[str, Any] | None:
+        """What is left to do here for a scan that was predicted elsewhere."""
+        if outcome.result is None:
+            return None
+        app.predictions.keep(app.study.image_path(outcome.case_id), outcome.result)
+        found: dict[str, Any] = in_scan_lane(lanes, work, outcome.case_id)
+        return found
+
+    asked_for = {**values, "model": model, "images": images.value}
+    job = CaseJob(case_ids=case_ids, work=work, request=asked_for)
+    if app.batch_executor is not None and model in PREDICTED_TASKS:
+        predictor = MakePredictor(studies=app.study.folder, device=app.options.device)
+        job = replace(job, keep=finish, elsewhere=(app.batch_executor, predictor))
     jobs = request.app.state.batches
     try:
-        asked_for = {**values, "model": model, "images": images.value}
-        job_id, ended = jobs.start(CaseJob(case_ids=case_ids, work=work, request=asked_for))
+        job_id, ended = jobs.start(job)
     except JobBusyError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
     if run_sync:

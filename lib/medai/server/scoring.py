@@ -22,7 +22,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from monailabel.interfaces.datastore import Datastore
@@ -36,6 +35,7 @@ from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import StudyStore
 from medai.workflows.executors import CaseOutcome
+from medai.workflows.present_models import read_case
 from medai.workflows.score_case import score_prediction
 from medai.workflows.score_pool import ScoringPool
 
@@ -126,14 +126,12 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's c
         return {"description": self.description, "status": self.status()}
 
     def score(self, case_id: str, should_stop: Callable[[], bool] = lambda: False) -> CaseScore:
-        """Score one case; the file is read past the scan cache, whose room is the annotators'.
+        """Score one case.
 
         Raises:
             CancelledByUserError: ``should_stop`` said so.
         """
-        from medai.volume_io.readers import read_volume
-
-        volume = replace(read_volume(self._study.image_path(case_id)), case_id=case_id)
+        volume = read_case(self._study, case_id)
         return score_prediction(self._model().predict(volume, should_stop=should_stop), volume)
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
@@ -282,7 +280,8 @@ class PoolScoring:
             except ModelError as error:
                 self._say(str(error), logging.WARNING)
             except MedaiError as error:
-                self._say(str(error), logging.ERROR)
+                if not self._closing.is_set():
+                    self._say(str(error), logging.ERROR)
             except Exception:
                 logger.exception("Scoring by itself failed; it is tried again")
 

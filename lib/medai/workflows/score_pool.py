@@ -14,7 +14,6 @@ A worker (``MakeScorer``) is a process or thread anywhere that sees the study's 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from medai.domain.case_score import CaseScore, version_key
-from medai.errors import ModelError, NotFoundError
+from medai.errors import NotFoundError, StorageError
 from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import StudyStore
 from medai.workflows.executors import CaseExecutor, CaseOutcome
 from medai.workflows.models import open_registry
-from medai.workflows.score_case import Proposer, load_scoring_pipeline, model_disagreement, score_case, scored_versions
+from medai.workflows.present_models import PresentModels, read_case
+from medai.workflows.score_case import load_scoring_pipeline, model_disagreement, score_case, scored_versions
 
 LOOK_AGAIN_S = 5.0
 """How long a list of what is due is gone by. Making one takes milliseconds, a case takes seconds to a minute."""
@@ -127,8 +127,12 @@ class ScoringPool:
             self.failed[outcome.case_id] = outcome.error
             _log.warning("%s is not scored: %s", outcome.case_id, outcome.error)
             return
-        score = compared(outcome.result, self._scores.get(outcome.case_id))
-        self._scores.put(score)
+        try:
+            score = compared(outcome.result, self._scores.get(outcome.case_id))
+            self._scores.put(score)
+        except StorageError:
+            self._tried.pop(outcome.case_id, None)
+            raise
         self.scored += 1
         self.failed.pop(outcome.case_id, None)
         if self._tried.get(outcome.case_id, ("", 0))[0] == score.version_key:
@@ -184,46 +188,13 @@ class MakeScorer:
 
     def __call__(self) -> Callable[[str], CaseScore]:
         """Load the present champions."""
-        return _Scorer(self.studies, self.device).score
-
-
-class _Scorer:
-    """The present models and the study: any thread."""
-
-    def __init__(self, studies: Path, device: str) -> None:
-        self._study = StudyStore(studies, read_only=True)
-        self._registry = open_registry(studies)
-        self._device = device
-        self._lock = threading.Lock()
-        self._loaded_for: dict[str, str] = {}
-        self._pipeline: Proposer | None = None
-        self._present()
-
-    def score(self, case_id: str) -> CaseScore:
-        """Read and score one case. The file is read past the scan cache, whose room is the annotators'."""
-        from medai.volume_io.readers import read_volume
-
-        volume = replace(read_volume(self._study.image_path(case_id)), case_id=case_id)
-        return score_case(volume, self._present())
-
-    def _present(self) -> Proposer:
-        """The champions as they are now: a run over a large study outlives them."""
         from medai.store.layout import engines_folder
 
-        wanted = scored_versions(self._registry)
-        with self._lock:
-            if self._pipeline is not None and wanted == self._loaded_for:
-                return self._pipeline
-            try:
-                pipeline = load_scoring_pipeline(self._registry, device=self._device, cache_folder=engines_folder())
-            except ModelError as error:
-                if self._pipeline is None:
-                    raise
-                _log.warning("A new champion cannot be loaded, the former one scores on: %s", error)
-                self._loaded_for = wanted
-                return self._pipeline
-            self._pipeline, self._loaded_for = pipeline, wanted
-            return pipeline
+        study, registry = StudyStore(self.studies, read_only=True), open_registry(self.studies)
+        models = PresentModels(
+            registry, lambda: load_scoring_pipeline(registry, device=self.device, cache_folder=engines_folder())
+        )
+        return lambda case_id: score_case(read_case(study, case_id), models.get())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,10 +191,12 @@ def test_a_restart_goes_on_with_what_is_missing(tmp_path: Path):
     score = served.client.app.state.scoring._method.score("case_oblique")
     served.app.scores.put(score)
     first.close()
-    second = serve(study)
+    # Another folder: MONAI Label keeps the app of a folder for the life of the process.
+    second = serve(shutil.copytree(study, tmp_path / "after"))
     served = next(second)
     served.client.app.state.scoring.begin()
     wait_until(lambda: scored(served) == set(CASES), "the others")
     wait_until(lambda: served.client.get("/scoring/").json()["status"] == "DONE", "the end")
-    assert sorted(served.client.get("/scoring/").json()["result"]) == ["case.axial", "case_flipped"]
+    result = served.client.get("/scoring/").json()["result"]
     second.close()
+    assert sorted(result) == ["case.axial", "case_flipped"]
