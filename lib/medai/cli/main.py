@@ -22,6 +22,7 @@ from medai.cli import (
     models,
     phantom,
     serve,
+    status,
     train,
 )
 from medai.errors import CancelledByUserError, MedaiError
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)
