@@ -354,8 +354,8 @@ def test_views_that_agree_vary_by_nothing_and_one_network_has_no_members():
 def test_views_that_contradict_each_other_are_told():
     volume, _ = scan([(40, 41, 20)], [5.0])
     result = ClickSegmenter(LikesOneSide()).segment(volume, foreground_ijk=[(40, 41, 20)])
-    # Each view has one half, their mean is sure of nothing: no Dice at all.
-    assert result.view_variation == pytest.approx(1.0)
+    # Each view has about one half of what all have together: Dice 2 · 0.5 / 1.5, and a little less.
+    assert result.view_variation == pytest.approx(0.37, abs=0.08)
 
 
 def test_members_that_contradict_each_other_are_told():
