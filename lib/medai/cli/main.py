@@ -23,6 +23,7 @@ from medai.cli import (
     phantom,
     score,
     serve,
+    status,
     train,
 )
 from medai.errors import CancelledByUserError, MedaiError
@@ -42,6 +43,7 @@ app.command("serve")(serve.serve)
 app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
 app.command("score")(score.score)
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)

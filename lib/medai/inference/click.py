@@ -250,7 +250,10 @@ class ClickSegmenter:
                 break
             grid = closer
         if found is not None and not self._believes(region) and self._believes(found):
-            region = found
+            # What the views of the second look differ about is why it is not believed.
+            region = dataclasses.replace(
+                found, view_variation=region.view_variation, member_information=region.member_information
+            )
         return dataclasses.replace(region, looked_at=looked_at)
 
     def _corrected(

@@ -40,15 +40,17 @@ def nodule_embedding(volume: Volume, nodule: Nodule) -> NDArray[np.float32]:
     low, high = np.percentile(within, [10, 90])
     diameter_mm = max(nodule.diameter_mm, 0.5)
     extent_mm = np.asarray(nodule.box.shape_ijk) * spacing_mm
+    # Less the median of LIDC-IDRI's nodules and over their standard deviation; form, which
+    # depends on the slices as well, counts a quarter and a half of that.
     measured = (
-        np.log2(diameter_mm / 8.0),
-        2.0 * np.log2(max(float(extent_mm.max()), 0.5) / diameter_mm),
-        2.0 * (nodule.volume_mm3 / (np.pi / 6 * diameter_mm**3) - 0.8),
-        (float(within.mean()) + 150.0) / 250.0,
-        (float(low) + 400.0) / 300.0,
-        (float(high) - 50.0) / 200.0,
-        (float(around.mean()) + 650.0) / 200.0,
-        (float(np.percentile(around, 90)) + 250.0) / 350.0,
+        np.log2(diameter_mm / 8.5) / 0.66,
+        (np.log2(max(float(extent_mm.max()), 0.5) / diameter_mm) - 0.24) / 0.72,
+        (nodule.volume_mm3 / (np.pi / 6 * diameter_mm**3) - 0.76) / 0.48,
+        (float(within.mean()) + 275.0) / 210.0,
+        (float(low) + 640.0) / 125.0,
+        (float(high) - 25.0) / 375.0,
+        (float(around.mean()) + 740.0) / 160.0,
+        (float(np.percentile(around, 90)) + 510.0) / 380.0,
     )
     rated = {} if nodule.assessment is None else nodule.assessment.ratings
     middle = (LOWEST_RATING + HIGHEST_RATING) / 2

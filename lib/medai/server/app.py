@@ -39,7 +39,7 @@ from medai.server.scoring import GivingWay, PoolScoring, UncertaintyScoring, lan
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
-from medai.server.strategies import CaseQueue, build_strategies
+from medai.server.strategies import build_strategies
 from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
@@ -49,6 +49,8 @@ from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import FINAL, StudyStore
 from medai.volume_io.scan_cache import ScanCache
+from medai.workflows.annotation_cost import LearntCost
+from medai.workflows.case_queue import CaseQueue
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
 from medai.workflows.labelled_examples import read_submitted
@@ -92,9 +94,6 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.state_folder = state_folder(folder)
         self.reservations = Reservations(folder, ttl_s=self.options.reservation_minutes * 60)
         self.scores = ScoreStore(folder)
-        self.queue = CaseQueue(
-            study=self.study, reservations=self.reservations, scores=self.scores, patients=PatientIndex(folder)
-        )
         self.scans = ScanCache(
             self.state_folder / "scans",
             memory_bytes=self.options.cache_memory_mb * MB,
@@ -102,6 +101,14 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         )
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
         self.annotations.resume()
+        self.cost = LearntCost(self.annotations.log.all)
+        self.queue = CaseQueue(
+            study=self.study,
+            reservations=self.reservations,
+            scores=self.scores,
+            patients=PatientIndex(folder),
+            cost=lambda: self.cost.present,
+        )
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
         self.models = ModelRegistry(
             models_folder(folder), keep=self.options.keep_models, keep_mb=self.options.keep_models_mb or None
@@ -254,6 +261,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
         self.queue.patients.learn(self.study.image_ids())
         self.scores.table()
+        self.cost.learn(len(self.study.labeled()))
         for task in (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK):
             try:
                 self.shelf.get(task)
@@ -269,6 +277,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
         self.reservations.submitted(image_id)
+        self.cost.learn(len(self.study.labeled()))
         if not self.options.prefetch:
             return
         held = {reservation.case_id for reservation in self.reservations.active()}

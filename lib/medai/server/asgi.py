@@ -38,6 +38,7 @@ from medai.server import (
     routes_datastore,
     routes_infer,
     routes_models,
+    routes_status,
     routes_train,
     sessions,
 )
@@ -128,6 +129,7 @@ def create_app() -> FastAPI:
         routes_datastore,
         routes_models,
         routes_annotations,
+        routes_status,
         sessions,
     )
     for part in parts:

@@ -8,11 +8,12 @@ import pytest
 from tests.support.score_factory import candidate, case_score
 
 from medai.active_learning.strategies import STRATEGIES
-from medai.server.strategies import CaseQueue, build_strategies
+from medai.server.strategies import build_strategies
 from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
+from medai.workflows.case_queue import CaseQueue
 
 COUNT = 2000
 LIMIT_S = 0.2
