@@ -144,7 +144,7 @@ def scan(
     from medai.cli.infer_folder import is_folder_of_scans, scan_folder
 
     who = build_executor(executor, workers=workers, address=address, device="auto")
-    if is_folder_of_scans(image):
+    if is_folder_of_scans(image, out):
         if picture is not None:
             raise InputError("--picture draws one scan; this is a folder of scans.")
         scan_folder(

@@ -17,13 +17,25 @@ SPEED_OVER_S = 3600.0
 SHOWN = 30
 
 
-def is_folder_of_scans(image: Path) -> bool:
-    """Whether a path is a folder of scans; a folder that is itself one DICOM series is not."""
+def is_folder_of_scans(image: Path, out: Path) -> bool:
+    """Whether a path is a folder of scans; a DICOM folder is one scan, also with its series in a folder inside it.
+
+    Args:
+        image: what is to be answered.
+        out: where to; of series in folders it says which is meant.
+    """
     if not image.is_dir():
         return False
     from medai.workflows.infer_folder import scans_in
 
-    return bool(scans_in(image))
+    scans = scans_in(image)
+    return bool(scans) and (not _names_a_file(out) or any(path.is_file() for path in scans.values()))
+
+
+def _names_a_file(out: Path) -> bool:
+    from medai.workflows.infer_folder import ENDINGS
+
+    return out.is_file() or out.name.lower().endswith(ENDINGS)
 
 
 def scan_folder(
@@ -54,7 +66,7 @@ def scan_folder(
     """
     from medai.workflows.infer_folder import ENDINGS, FolderTask, infer_folder
 
-    if out.is_file() or out.name.lower().endswith(ENDINGS):
+    if _names_a_file(out):
         raise InputError(f"--out takes a folder where --image is one; '{out}' is a file.")
     task = FolderTask(
         folder=folder.resolve(),

@@ -117,6 +117,21 @@ def test_what_cannot_be_done_is_said(bench: Bench, tmp_path: Path):
         infer_folder(FolderTask(folder=tmp_path / "empty", out=tmp_path), InProcessExecutor(), registry=bench.registry)
 
 
+def test_which_of_the_two_is_meant(folder: Path, tmp_path: Path):
+    from medai.cli.infer_folder import is_folder_of_scans
+
+    label_map, answers = tmp_path / "out.seg.nrrd", tmp_path / "out"
+    assert is_folder_of_scans(folder, answers)
+    assert is_folder_of_scans(folder, label_map), "and then --out is refused"
+    assert not is_folder_of_scans(folder / "one.nii.gz", label_map)
+    series = tmp_path / "patient" / "series"
+    series.mkdir(parents=True)
+    (series / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    assert not is_folder_of_scans(series, answers)
+    assert not is_folder_of_scans(series.parent, label_map), "one DICOM scan with its series in a folder"
+    assert is_folder_of_scans(series.parent, answers)
+
+
 def medai(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "medai.cli", "infer", "scan", *arguments], capture_output=True, text=True, check=False
