@@ -175,6 +175,7 @@ class PoolScoring:
         self._rests = False
         self._is_others_turn = False
         self._told_at_s = time.monotonic()
+        self._seconds = 0.0
         self._trouble = ""
         method.status = self.status
 
@@ -208,6 +209,7 @@ class PoolScoring:
                 stop=stop,
             )
             job_id, ended = self.jobs.start(job)
+            logger.info("Scoring begins: %d cases are due", self._pool.left)
             ended.add_done_callback(lambda _: self._has_ended(source))
             return job_id, ended
 
@@ -236,8 +238,14 @@ class PoolScoring:
             "scored": self._pool.scored,
             "left": self._pool.left,
             "failed": len(self._pool.failed),
+            "minutes_left": self._minutes_left(),
             "trouble": self._trouble,
         }
+
+    def _minutes_left(self) -> float | None:
+        """By the cases scored so far, pauses included; None before there was one."""
+        kept = self._pool.scored + len(self._pool.failed)
+        return round(self._seconds / kept * self._pool.left / 60, 1) if kept and self._pool.left else None
 
     def _cases(self, stop: threading.Event) -> Generator[str, None, None]:
         """What is due, each in a turn of its own; waits for the turn, and while somebody waits for an inference."""
@@ -258,9 +266,14 @@ class PoolScoring:
 
     def _keep(self, outcome: CaseOutcome[CaseScore]) -> Any:
         self._pool.keep(outcome)
+        self._seconds += outcome.seconds
         if time.monotonic() - self._told_at_s > TELL_EVERY_S:
             self._told_at_s = time.monotonic()
-            logger.info("Scoring: %d cases done, %d left", self._pool.scored, self._pool.left)
+            minutes = self._minutes_left()
+            left = (
+                f"{self._pool.left} left" if minutes is None else f"{self._pool.left} left, about {minutes:g} minutes"
+            )
+            logger.info("Scoring: %d cases done, %s", self._pool.scored, left)
         return summary(outcome.result) if outcome.result is not None else None
 
     def _has_ended(self, source: Generator[str, None, None]) -> None:

@@ -35,8 +35,10 @@ R = TypeVar("R")
 OBJECT_STORE_BYTES = 80 << 20
 """The least that Ray takes: what travels are scores and outlines, kilobytes each. Scans are read by the workers."""
 
-SOCKET_PATH_ROOM = 40
-"""Longest name of the folder a local cluster lies in: the sockets below it may have 107 characters in all."""
+FOLDER_PREFIX = "medai-ray-"
+
+SOCKET_PATH_ROOM = 36
+"""Longest name of a local cluster's folder, less eight characters: sockets below it may have 107 in all."""
 
 REPLACEMENTS = 3
 """Actors that may take the place of dead ones, per worker; where more die, the machine fails and not a case."""
@@ -183,10 +185,16 @@ def _local(ray: Any, workers: int | None) -> Iterator[None]:
 
 
 def _cluster_folder() -> Path:
+    """A folder for a cluster's sockets and logs; those that killed processes left are swept up on the way."""
     parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > SOCKET_PATH_ROOM - len("/medai-ray-12345678"):
+    prefix = f"{FOLDER_PREFIX}{os.getpid()}-"
+    if len(str(parent / prefix)) > SOCKET_PATH_ROOM:
         parent = Path("/tmp")  # noqa: S108 - a folder of its own in it, with a name that cannot be foreseen
-    return Path(tempfile.mkdtemp(prefix="medai-ray-", dir=parent))
+    for left in parent.glob(f"{FOLDER_PREFIX}*-*"):
+        process = left.name.removeprefix(FOLDER_PREFIX).split("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
 class _Worker(Generic[R]):

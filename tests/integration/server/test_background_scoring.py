@@ -77,7 +77,7 @@ def test_new_cases_and_new_champions_are_scored_by_themselves(served: Served, po
     assert [case for _, case in sorted(zip(again.scored_at_s, again.case_ids, strict=True))] == oldest_first
     wait_until(lambda: is_idle(served), "the end")
     assert status(served) == {
-        "state": "idle", "by_itself": True, "scored": 8, "left": 0, "failed": 0, "trouble": "",
+        "state": "idle", "by_itself": True, "scored": 8, "left": 0, "failed": 0, "minutes_left": None, "trouble": "",
     }  # fmt: skip
     assert served.client.post("/activelearning/uncertainty", json={"client_id": "u"}).json()["id"]
     assert children() <= before, "a process was started"

@@ -179,6 +179,20 @@ def test_the_local_cluster_listens_on_loopback_alone(cluster: None):
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+def test_what_a_killed_driver_left_is_swept_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(ray_executor.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_executor, "SOCKET_PATH_ROOM", 1000)
+    killed, alive = tmp_path / "medai-ray-99999999-abc", tmp_path / f"medai-ray-{os.getpid()}-abc"
+    for folder in (killed, alive):
+        folder.mkdir()
+    mine = ray_executor._cluster_folder()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, mine.name])
+    monkeypatch.setattr(ray_executor, "SOCKET_PATH_ROOM", 10)
+    short = ray_executor._cluster_folder()
+    assert short.parent == Path("/tmp"), "a long temporary folder leaves no room for the sockets' names"
+    short.rmdir()
+
+
 def test_no_cluster_at_an_address(monkeypatch: pytest.MonkeyPatch, work: TracedWork):
     class NoCluster:
         @staticmethod
