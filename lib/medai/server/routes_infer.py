@@ -23,13 +23,13 @@ from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewe
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import CaseJob, JobBusyError, in_scan_lane, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
-from medai.server.lanes import Lane
+from medai.server.lanes import Lane, Lanes
 from medai.server.replies import PlainJSONResponse, multipart_reply, plain
 from medai.server.request_body import is_true, json_object, store_upload
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
-from medai.workflows.executors import CaseOutcome
+from medai.workflows.executors import CaseExecutor, CaseOutcome
 from medai.workflows.present_models import MakePredictor
 
 router = APIRouter(tags=["Infer"])
@@ -129,19 +129,9 @@ async def start_batch(
             _keep(app, model, asked, reply)
         return {"label": case_id if keep else "", "tag": tag, "params": reply.params}
 
-    def finish(outcome: CaseOutcome[Prediction]) -> dict[str, Any] | None:
-        """What is left to do here for a scan that was predicted elsewhere."""
-        if outcome.result is None:
-            return None
-        app.predictions.keep(app.study.image_path(outcome.case_id), outcome.result)
-        found: dict[str, Any] = in_scan_lane(lanes, work, outcome.case_id)
-        return found
-
-    asked_for = {**values, "model": model, "images": images.value}
-    job = CaseJob(case_ids=case_ids, work=work, request=asked_for)
+    job = CaseJob(case_ids=case_ids, work=work, request={**values, "model": model, "images": images.value})
     if app.batch_executor is not None and model in PREDICTED_TASKS:
-        predictor = MakePredictor(studies=app.study.folder, device=app.options.device)
-        job = replace(job, keep=finish, elsewhere=(app.batch_executor, predictor))
+        job = _predicted_elsewhere(job, app, lanes, app.batch_executor)
     jobs = request.app.state.batches
     try:
         job_id, ended = jobs.start(job)
@@ -157,6 +147,19 @@ async def start_batch(
 async def stop_batch(request: Request, user: Admin) -> JSONResponse:
     """End the running batch after its present case."""
     return PlainJSONResponse(request.app.state.batches.stop() or {})
+
+
+def _predicted_elsewhere(job: CaseJob, app: MedaiApp, lanes: Lanes, executor: CaseExecutor) -> CaseJob:
+    """The job with its predictions made by others; what is made of them is made here, in the scan lane as ever."""
+
+    def finish(outcome: CaseOutcome[Prediction]) -> Any:
+        if outcome.result is None:
+            return None
+        app.predictions.keep(app.study.image_path(outcome.case_id), outcome.result)
+        return in_scan_lane(lanes, job.work, outcome.case_id)
+
+    predictor = MakePredictor(studies=app.study.folder, device=app.options.device)
+    return replace(job, keep=finish, elsewhere=(executor, predictor))
 
 
 def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Path) -> InferRequest:
