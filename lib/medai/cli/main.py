@@ -21,7 +21,9 @@ from medai.cli import (
     infer,
     models,
     phantom,
+    score,
     serve,
+    status,
     train,
 )
 from medai.errors import CancelledByUserError, MedaiError
@@ -40,6 +42,8 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
+app.command("score")(score.score)
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)
