@@ -17,7 +17,7 @@ from medai.domain import LabelMap, Volume
 from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import MedaiError, NotFoundError
 from medai.evaluation.corrections import correction_of, labels_dice
-from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
+from medai.evaluation.label_sanity import LEAST_PEERS, agreement_problem, air_problem, place_problem, shape_problem
 from medai.geometry import IndexBox
 from medai.store.annotations import AnnotationLog
 from medai.store.proposals import read_proposal
@@ -69,6 +69,8 @@ class AnnotationMeasurer:
             correction = self._correction(annotation, label_map)
             problem = annotation.quarantine_reason or self._problem(annotation, label_map, correction)
             self._log.set_measures(annotation_id, correction, problem)
+            if not problem:
+                self._look_again_at_peers(annotation)
         except NotFoundError as error:
             logger.warning("Annotation %s is not measured, its case is gone: %s", annotation_id, error)
             with contextlib.suppress(MedaiError):
@@ -96,6 +98,25 @@ class AnnotationMeasurer:
         found = shape_problem(label_map) or air_problem(label_map, volume) or place_problem(label_map, volume)
         if found:
             return found
+        return self._loneliness(annotation, label_map, correction)
+
+    def _look_again_at_peers(self, annotation: Annotation) -> None:
+        """Whether an earlier label is alone, now that there is one more: the first of three had nobody to disagree."""
+        peers = self._peers(annotation)
+        if len(peers) < LEAST_PEERS:
+            return
+        for peer in peers:
+            try:
+                label_map = read_label_map(self._log.path(peer))
+            except MedaiError as error:
+                logger.warning("Annotation %s cannot be looked at again: %s", peer.annotation_id, error)
+                continue
+            problem = self._loneliness(peer, label_map, peer.correction)
+            if problem:
+                logger.info("Annotation %s is quarantined now: %s", peer.annotation_id, problem)
+                self._log.doubt(peer.annotation_id, problem)
+
+    def _loneliness(self, annotation: Annotation, label_map: LabelMap, correction: Correction | None) -> str:
         agreement = [self._agreement(label_map, peer) for peer in self._peers(annotation)]
         return agreement_problem(
             [dice for dice in agreement if dice is not None], correction.dice if correction else None

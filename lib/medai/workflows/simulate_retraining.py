@@ -1,4 +1,4 @@
-"""``medai simulate retrain``: proves on real nodules that retraining never makes the model worse, and what a gate is for.
+"""``medai simulate retrain``: shows on real nodules that retraining never makes a model worse, and what the gate does.
 
 Per seed: a weak network is trained, then rounds of annotation and retraining are played twice, with the gate on and
 with it off, on the same cases and the same labels (``simulated_stream``), each in a study of its own
