@@ -19,12 +19,13 @@ from tests.support.rated_balls import rated_balls, write_folder
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.geometry import VolumeGeometry
+from medai.networks import engine
 from medai.workflows import click_replay, simulate_retraining, simulated_session
 from medai.workflows.simulate_retraining import SimulationConfig
 from medai.workflows.simulated_patients import PatientCounts
 
 CONFIG = SimulationConfig(
-    rounds=2, seeds=1, cases_per_round=6, epochs=1, counts=PatientCounts(figure=3, start=2, regression=2)
+    rounds=2, seeds=1, cases_per_round=6, epochs=1, counts=PatientCounts(figure=2, start=2, regression=2)
 )
 NETWORK = {
     "network": "residual_unet",
@@ -46,6 +47,12 @@ def make_small(set_attribute: Callable[[Any, str, Any], None]) -> None:
     set_attribute(simulate_retraining, "START_EPOCHS", 1)
     set_attribute(simulate_retraining, "START_ITERATIONS", 2)
     set_attribute(click_replay, "_make_phantom_nodules", _phantom_nodules)
+    # A conversion takes seconds, and each training brings five; torch then runs the network.
+    set_attribute(engine, "_convert", _no_conversion)
+
+
+def _no_conversion(*_: Any) -> Any:
+    raise RuntimeError("not in this test")
 
 
 def _phantom_nodules(seed: int) -> list[ClickCase]:

@@ -23,9 +23,7 @@ DataOption = Annotated[
 OutOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Takes studies, results, picture and page; a second run goes on.")
 ]
-JobsOption = Annotated[
-    int | None, typer.Option(min=1, max=256, help="Processes at once; default: one for each two processors.")
-]
+JobsOption = Annotated[int | None, typer.Option(min=1, max=256, help="Processes at once; default: one a processor.")]
 
 
 @app.callback()
@@ -40,7 +38,7 @@ def retrain(
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds of labels and retraining.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, max=50, help="Times that all is played, with other cases.")] = 3,
     cases: Annotated[int, typer.Option(min=1, max=100, help="New patients a round.")] = 12,
-    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each training.")] = 12,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each training.")] = 20,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Dice that no promotion may cost.")] = 0.02,
     jobs: JobsOption = None,
     json_file: JsonOption = None,

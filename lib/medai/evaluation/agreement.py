@@ -1,7 +1,9 @@
 """How far annotators agree, and which of them outlines too large, too small or something else altogether.
 
 Whoever is found biased or outlying is no peer for the others any more: one reader who outlines far too large makes the
-rest look as if they outlined too small. numpy only; cases are drawn whole, nodules of one scan are alike.
+rest look as if they outlined too small. The model's proposals stand in for other annotators only of whom too few cases
+were read by anybody else: a weak model outlines too small or too large itself, and would accuse everybody who corrects
+it. numpy only; cases are drawn whole, nodules of one scan are alike.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ class VolumeBias:
         reader: the annotator.
         log_ratio: mean of ln(volume / the peers' volume), with its 95 % interval by case.
         against_peers: nodules compared with other annotators.
-        against_model: cases compared with the model's proposal: nobody else read them.
+        against_model: cases compared with the model's proposal: nobody else read them, and too few others.
         is_biased: the whole interval lies beyond the margin, and there are enough cases.
         is_disputed: two annotators differ from each other beyond the margin, and nothing says whose outlines are wrong.
     """
@@ -154,16 +156,19 @@ class OverlapWithPeers:
 
     Attributes:
         reader: the annotator.
-        dice: mean over cases of the Dice of all nodules together to the other annotators' (mean over them), or to the
-            model's proposal where nobody else read the case; nodules that one of them lacks count.
+        dice: mean over cases of the Dice of all nodules together to the other annotators' (mean over them), or, with
+            too few of those, to the model's proposal where nobody else read the case; nodules that one of them lacks
+            count.
         limit: Dice below which this annotator is an outlier; None with fewer than three annotators of enough cases.
         is_outlier: below it.
+        against_peers: cases compared with other annotators.
     """
 
     reader: str
     dice: MeanInterval
     limit: float | None
     is_outlier: bool
+    against_peers: int
 
 
 def pair_agreements(nodules: Sequence[ReadNodule], rng: np.random.Generator) -> tuple[PairAgreement, ...]:
@@ -221,9 +226,10 @@ def volume_biases(
 ) -> tuple[VolumeBias, ...]:
     """Find who outlines too large or too small.
 
-    Each nodule of an annotator is compared with the median (of logarithms) of the other annotators' volumes of it; a
-    case that nobody else marked, with the model's proposal. The most biased annotator is no peer from then on, and the
-    others are looked at again. Where two accuse each other, both are compared with the model.
+    Each nodule of an annotator is compared with the median (of logarithms) of the other annotators' volumes of it; with
+    fewer such cases than anybody is named of, a case that nobody else marked is compared with the model's proposal. The
+    most biased annotator is no peer from then on, and the others are looked at again. Where two accuse each other, both
+    are compared with the model.
 
     Args:
         nodules: matched between annotators.
@@ -276,8 +282,8 @@ def overlaps_with_peers(
     readers = sorted({*_readers(nodules), *(p.reader for p in proposals)})
     outliers: dict[str, float] = {}
     while True:
-        found = {r: _overlap(r, nodules, proposals, set(outliers), rng) for r in readers}
-        judged = {r: d.mean for r, d in found.items() if d is not None and d.cases >= fewest_cases}
+        found = {r: _overlap(r, nodules, proposals, set(outliers), rng, fewest_cases) for r in readers}
+        judged = {r: d.mean for r, (d, _) in found.items() if d is not None and d.cases >= fewest_cases}
         peers = [value for r, value in judged.items() if r not in outliers]
         limit = _limit(peers) if len(judged) >= 3 else None
         below = {r: value for r, value in judged.items() if limit is not None and value < limit and r not in outliers}
@@ -290,8 +296,9 @@ def overlaps_with_peers(
             dice=value,
             limit=outliers.get(reader, limit if reader in judged else None),
             is_outlier=reader in outliers,
+            against_peers=against_peers,
         )
-        for reader, value in found.items()
+        for reader, (value, against_peers) in found.items()
         if value is not None
     )
 
@@ -325,7 +332,7 @@ def _volume_bias(
             values.append(float(np.log(np.count_nonzero(nodule.masks[reader])) - np.median(volumes)))
             cases.append(nodule.case_id)
     against_peers, with_peers = len(values), set(cases)
-    for proposal in proposals:
+    for proposal in proposals if len(with_peers) < fewest_cases else ():
         if proposal.reader == reader and proposal.case_id not in with_peers and proposal.log_volume_ratio is not None:
             values.append(proposal.log_volume_ratio)
             cases.append(proposal.case_id)
@@ -376,8 +383,9 @@ def _overlap(
     proposals: Sequence[ProposalComparison],
     no_peers: set[str],
     rng: np.random.Generator,
-) -> MeanInterval | None:
-    """Mean over cases of the Dice of whole labels."""
+    fewest_cases: int,
+) -> tuple[MeanInterval | None, int]:
+    """Mean over cases of the Dice of whole labels, and how many of these cases others have read."""
     by_case: dict[str, list[ReadNodule]] = {}
     for nodule in nodules:
         if reader in nodule.readers:
@@ -388,10 +396,11 @@ def _overlap(
         values = [value for other in peers if (value := _label_dice(found, reader, other)) is not None]
         if values:
             scores[case_id] = float(np.mean(values))
-    for proposal in proposals:
+    against_peers = len(scores)
+    for proposal in proposals if against_peers < fewest_cases else ():
         if proposal.reader == reader:
             scores.setdefault(proposal.case_id, proposal.dice)
-    return mean_by_patient_bootstrap(list(scores.values()), list(scores), rng) if scores else None
+    return (mean_by_patient_bootstrap(list(scores.values()), list(scores), rng) if scores else None), against_peers
 
 
 def _label_dice(nodules: Sequence[ReadNodule], first: str, second: str) -> float | None:

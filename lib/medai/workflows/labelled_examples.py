@@ -107,6 +107,7 @@ def collect_examples(
     should_stop: Callable[[], bool],
     tag_of: Callable[[str], str] = lambda _: SUBMITTED_TAG,
     others_count: Collection[str] = (),
+    may_not_judge: Mapping[str, str] | None = None,
 ) -> LabelledExamples[E]:
     """Read labels and place their patients.
 
@@ -120,6 +121,7 @@ def collect_examples(
         needed: what an annotator has to do where there are too few, a sentence.
         should_stop: asked before each case; scans take seconds to decode.
         tag_of: the tag of the label that is read of a case.
+        may_not_judge: case to the reason why its label is left out where its patient is held back or kept for figures.
         others_count: cases that are read though their latest label is withheld: other annotators' labels count there.
 
     Raises:
@@ -145,6 +147,10 @@ def collect_examples(
         else:
             skipped[case_id] = nothing
     placed = FrozenSplit(study.folder).place_cases(examples)
+    for case_id in [case_id for case_id in examples if placed[case_id] != "train" and case_id in (may_not_judge or {})]:
+        skipped[case_id] = (may_not_judge or {})[case_id]
+        logger.warning("The submitted label of case %s judges nothing: %s", case_id, skipped[case_id])
+        del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
     if not train or not held_back:

@@ -8,6 +8,7 @@ to submit would decide what the model learns and by what it is judged.
   the two hardly overlap nobody can say whose is right: the case neither trains nor judges until a third label or a
   reviewer's approval settles it.
 - A flagged or quarantined label does not count; the others of its case do.
+- A label of an annotator who stands out among the others trains, but judges nothing (``trusted_judges``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from medai.workflows.labelled_examples import (
     read_scan,
     read_submitted,
 )
+from medai.workflows.trusted_judges import labels_that_may_not_judge
 
 LARGEST_EXTENT_MM = 120.0
 """A longer segment is a lung or a body outline, whatever its name: a nodule has 30 mm at most, a mass seldom 100."""
@@ -70,6 +72,7 @@ def collect_labelled_nodules(
         ),
         should_stop=should_stop,
         others_count=opinions.keys(),
+        may_not_judge=labels_that_may_not_judge(study.folder),
     )
 
 

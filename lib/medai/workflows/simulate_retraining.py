@@ -76,7 +76,7 @@ class SimulationConfig:
     rounds: int = 10
     seeds: int = 3
     cases_per_round: int = 12
-    epochs: int = 12
+    epochs: int = 20
     margin: float = PromotionRules().subgroup_margin
     counts: PatientCounts = field(default_factory=PatientCounts)
     device: str = "cpu"
