@@ -9,7 +9,7 @@ it. numpy only; cases are drawn whole, nodules of one scan are alike.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -223,6 +223,7 @@ def volume_biases(
     *,
     margin: float = BIAS_MARGIN,
     fewest_cases: int = FEWEST_CASES,
+    no_peers: Collection[str] = (),
 ) -> tuple[VolumeBias, ...]:
     """Find who outlines too large or too small.
 
@@ -237,6 +238,8 @@ def volume_biases(
         rng: draws the cases.
         margin: of volume, above 0 and below 1.
         fewest_cases: of which anybody is named.
+        no_peers: whose volumes say nothing of the others': those who label something else altogether. One voxel here
+            and half a lung there widen everybody's interval until no bias can be told.
 
     Raises:
         InputError: a margin out of range.
@@ -244,22 +247,24 @@ def volume_biases(
     if not 0 < margin < 1:
         raise InputError(f"A margin of {margin} is out of range: give a share of the volume above 0 and below 1.")
     readers = sorted({*_readers(nodules), *(p.reader for p in proposals)})
-    no_peers: set[str] = set()
+    left_out = set(no_peers)
+    named: set[str] = set()
     accused: set[str] = set()
     while True:
-        found = {r: _volume_bias(r, nodules, proposals, no_peers, rng, margin, fewest_cases) for r in readers}
-        suspects = [b for r, b in found.items() if b is not None and b.is_biased and r not in no_peers]
+        found = {r: _volume_bias(r, nodules, proposals, left_out, rng, margin, fewest_cases) for r in readers}
+        suspects = [b for r, b in found.items() if b is not None and b.is_biased and r not in named]
         if not suspects:
             break
         suspects.sort(key=lambda b: -abs(b.log_ratio.mean))
         worst = suspects[0]
-        no_peers.add(worst.reader)
+        named.add(worst.reader)
         for other in suspects[1:]:
             if other.log_ratio.mean * worst.log_ratio.mean < 0 and (
                 abs(other.log_ratio.mean) >= _TIE * abs(worst.log_ratio.mean)
             ):
-                no_peers.add(other.reader)
+                named.add(other.reader)
                 accused |= {worst.reader, other.reader}
+        left_out |= named
     return tuple(
         _disputed(reader, bias, accused, nodules, proposals, rng, margin, fewest_cases)
         for reader, bias in found.items()
