@@ -23,6 +23,7 @@ from medai.cli import (
     phantom,
     score,
     serve,
+    simulate,
     status,
     train,
 )
@@ -50,6 +51,7 @@ app.command("annotators")(annotators.annotators)
 app.add_typer(evaluate.app, name="evaluate")
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(phantom.app, name="phantom")
 
