@@ -60,6 +60,9 @@ class ServerSettings(BaseModel):
         float,
         Field(ge=0, le=7 * 24 * 60, description="minutes after which new labels are learned by itself; 0: by hand"),
     ] = 0.0
+    train_processes: Annotated[
+        int, Field(ge=1, le=64, description="processes that train the click network together, one a GPU with CUDA")
+    ] = 1
     seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
     keep_models: Annotated[
         int,

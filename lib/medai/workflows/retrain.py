@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from medai import __version__
-from medai.errors import CancelledByUserError, MedaiError, StorageError
+from medai.errors import CancelledByUserError, InputError, MedaiError, StorageError
 from medai.evaluation.drift import FormerScores
 from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
@@ -152,6 +152,8 @@ def retrain(
         ModelError: there is no champion to start from, or the training diverged.
     """
     family = family or family_of(CLICK_TASK)
+    if config.processes > 1 and family.task != CLICK_TASK:
+        raise InputError(f"{family.task} trains in one process; only {CLICK_TASK} can train in {config.processes}.")
     tracker = tracker or NoTracker()
     with training_run(study.folder, wait_s=wait_s) as run:
         steps = _Steps(
