@@ -21,8 +21,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
-from medai.active_learning.uncertainty import scan_uncertainty
-from medai.domain import LabelMap, Prediction
+from medai.domain import LabelMap
 from medai.errors import InputError, ModelError, NotFoundError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
@@ -49,6 +48,7 @@ from medai.volume_io.scan_cache import ScanCache
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
 from medai.workflows.labelled_examples import read_submitted
+from medai.workflows.score_case import scored_versions, scoring_pipeline
 from medai.workflows.training_policy import TrainingPolicy
 from medai.workflows.training_queue import TrainingQueue
 
@@ -133,7 +133,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def init_infers(self) -> dict[str, InferTask]:
         """The tasks, in the order in which the plugin lists them; the first runs by itself on Next Sample."""
-        predictions = ScanPredictions(self.scans, self._scan_model, self._keep_uncertainty)
+        predictions = ScanPredictions(self.scans, self._scan_model)
         return {
             "nodule_segmentation": NoduleSegmentationTask(predictions),
             "nodule_click": NoduleClickTask(self.scans, self._click_model, self._loaded_classifier),
@@ -168,7 +168,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         """What the strategy ``uncertainty`` goes by."""
         return {
             "uncertainty": UncertaintyScoring(
-                self.study, self.scores, task=self._infers["nodule_detection"], version_id=self.score_version
+                self.study,
+                self.scores,
+                scans=self.scans,
+                model=self.scoring_model,
+                versions=lambda: scored_versions(self.shelf.registry),
             )
         }
 
@@ -250,9 +254,10 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         if upcoming is not None:
             self.scans.prefetch(self.study.image_path(upcoming), upcoming)
 
-    def score_version(self) -> str:
-        """The versions that an uncertainty is from."""
-        return "+".join(self.shelf.version_id(task) for task in (CLICK_TASK, DETECTION_TASK))
+    def scoring_model(self) -> ScanPipeline:
+        """The present models as scoring wants them: less likely candidates too."""
+        versions, click, detection, classifier = self._scan_parts()
+        return scoring_pipeline(detection, click, classifier, versions)
 
     def close(self) -> None:
         """End the training (the next server goes on with it) and the background threads."""
@@ -260,9 +265,6 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.trainings.close()
         self.annotations.close()
         self.scans.close()
-
-    def _keep_uncertainty(self, case_id: str, prediction: Prediction) -> None:
-        self.scores.put({case_id: scan_uncertainty(prediction)}, model_version=self.score_version())
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -273,6 +275,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def _scan_model(self) -> tuple[dict[str, str], ScanPipeline]:
         from medai.inference.scan import ScanPipeline
 
+        versions, click, detection, classifier = self._scan_parts()
+        return versions, ScanPipeline(detection, click, classifier=classifier)
+
+    def _scan_parts(self) -> tuple[dict[str, str], ClickSegmenter, Any, NoduleAssessor | None]:
+        """The versions by task and the loaded models that outline, find and, where there is one, rate."""
         click, detection = self.shelf.get(CLICK_TASK), self.shelf.get(DETECTION_TASK)
         versions = {CLICK_TASK: click.version_id, DETECTION_TASK: detection.version_id}
         try:
@@ -280,9 +287,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         except ModelError as error:
             # Nodules without a rating are of more use than none.
             logger.warning("Nodules are proposed without malignancy: %s", error)
-            return versions, ScanPipeline(detection.model, click.model)
+            return versions, click.model, detection.model, None
         versions[CLASSIFICATION_TASK] = classifier.version_id
-        return versions, ScanPipeline(detection.model, click.model, classifier=classifier.model)
+        return versions, click.model, detection.model, classifier.model
 
     def _classifier_model(self) -> tuple[str, NoduleAssessor]:
         loaded = self.shelf.get(CLASSIFICATION_TASK)
@@ -300,9 +307,10 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def _load_click(self, version: ModelVersion) -> ClickSegmenter:
         from medai.inference.click import ClickSegmenter
-        from medai.networks.engine import load_engine
+        from medai.networks.committee import load_committee
 
-        return ClickSegmenter(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
+        engine = load_committee(version.weights_path, device=self.options.device, cache_folder=self._engines)
+        return ClickSegmenter(engine)
 
     def _load_detector(self, version: ModelVersion) -> Any:
         from medai.inference.detect import load_detector

@@ -44,18 +44,15 @@ class ScanPredictions:
     Args:
         scans: decoded scans.
         model: gives the present versions by task and the pipeline, at each request.
-        on_prediction: told of each new prediction of a case of the study.
     """
 
     def __init__(
         self,
         scans: ScanSource,
         model: Callable[[], tuple[Mapping[str, str], ScanModel]],
-        on_prediction: Callable[[str, Prediction], None],
     ) -> None:
         self._scans = scans
         self._model = model
-        self._on_prediction = on_prediction
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
 
@@ -80,8 +77,6 @@ class ScanPredictions:
             self._kept[key] = prediction
             while len(self._kept) > KEPT_PREDICTIONS:
                 self._kept.popitem(last=False)
-        if request.case_id:
-            self._on_prediction(request.case_id, prediction)
         return prediction, dict(versions)
 
 

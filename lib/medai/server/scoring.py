@@ -1,7 +1,8 @@
-"""How uncertain the model is about each case, for the strategy ``uncertainty``.
+"""What the models make of each open case, for the strategies.
 
-MONAI Label starts a process of about 20 s for every method at each Next Sample. Here a score is a by-product of the
-whole-scan inference that an annotator asked for, and ``POST /scoring/uncertainty`` does the rest in the background.
+MONAI Label starts a process of about 20 s for every method at each Next Sample. Here ``POST /scoring/uncertainty``
+scores in this process, on the lane of the whole scans. What an annotator has just been shown is not scored along the
+way: that case is about to be labelled.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 
-from medai.server.infer_request import InferRequest, MedaiInferTask
+from medai.server.infer_models import ScanSource
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
+from medai.workflows.score_case import Proposer, score_case
 
 
 class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's classes are untyped
@@ -23,29 +25,41 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's c
     Args:
         study: where the cases are.
         scores: where their scores are kept.
-        task: whole-scan inference; it keeps the score of each new prediction itself.
-        version_id: the present versions.
+        scans: decoded scans.
+        model: gives the present versions by task and the pipeline that scores.
+        versions: the present versions by task; loads nothing.
     """
 
     def __init__(
-        self, study: StudyStore, scores: ScoreStore, *, task: MedaiInferTask, version_id: Callable[[], str]
+        self,
+        study: StudyStore,
+        scores: ScoreStore,
+        *,
+        scans: ScanSource,
+        model: Callable[[], Proposer],
+        versions: Callable[[], Mapping[str, str]],
     ) -> None:
-        super().__init__("Runs the whole-scan model on the open cases; the most doubtful ones come first")
+        super().__init__("Runs the whole-scan model on the open cases; what a label of each would teach is read off it")
         self._study = study
         self._scores = scores
-        self._task = task
-        self._version_id = version_id
+        self._scans = scans
+        self._model = model
+        self._versions = versions
 
     def open_cases(self) -> list[str]:
-        """Unlabelled cases without a score by the present models."""
-        present = self._version_id()
-        scored = {case_id for case_id, score in self._scores.read().items() if score.model_version == present}
-        return [case_id for case_id in self._study.unlabeled() if case_id not in scored]
+        """Unlabelled cases without a score by the present models, the never scored ones first."""
+        return self._scores.outdated(self._study.unlabeled(), self._versions())
 
     def score_case(self, case_id: str) -> dict[str, float]:
         """Score one case."""
-        self._task.answer(InferRequest(scan_path=self._study.image_path(case_id), case_id=case_id))
-        return {"uncertainty": self._scores.values().get(case_id, 0.0)}
+        volume = self._scans.get(self._study.image_path(case_id), case_id)
+        score = score_case(volume, self._model(), previous=self._scores.get(case_id))
+        self._scores.put(score)
+        return {
+            "uncertainty": max((candidate.entropy for candidate in score.candidates), default=0.0),
+            "candidates": float(len(score.candidates)),
+            "expected_minutes": score.expected_minutes,
+        }
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score all open cases, one after the other."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,17 @@ def test_scoring_makes_uncertainty_choose(served):
     assert served.client.get("/scoring/").status_code == HTTPStatus.NOT_FOUND
     record = served.client.post("/scoring/uncertainty?run_sync=true").json()
     assert record["status"] == "DONE"
+    # -0.55 log2 0.55 - 0.45 log2 0.45
     assert {case: round(score["uncertainty"], 3) for case, score in record["result"].items()} == {
-        "case.axial": 0.9,
-        "case_flipped": 0.9,
-        "case_oblique": 0.9,
+        "case.axial": 0.993,
+        "case_flipped": 0.993,
+        "case_oblique": 0.993,
     }
-    served.app.scores.put({"case_oblique": 0.95}, model_version=served.app.score_version())
+    score = served.app.scores.get("case_oblique")
+    assert [candidate.predicted_class for candidate in score.candidates] == ["part-solid, suspicious"]
+    sure = [replace(candidate, entropy=0.1) for candidate in score.candidates]
+    for case_id in ("case.axial", "case_flipped"):
+        served.app.scores.put(replace(score, case_id=case_id, candidates=tuple(sure)))
     sample = served.client.post("/activelearning/uncertainty", json={"client_id": "u"}).json()
     assert sample["id"] == "case_oblique"
     # The present models have seen every case: nothing is left to do.

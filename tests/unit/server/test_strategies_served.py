@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from tests.support.score_factory import candidate, case_score
 
 from medai.active_learning.strategies import STRATEGIES
 from medai.server.strategies import build_strategies
@@ -84,7 +85,7 @@ def test_paths_can_be_kept_from_clients(study):
 
 
 def test_uncertainty_goes_by_the_scores(strategies, study):
-    ScoreStore(study.folder).put({"c": 0.4, "b": 0.9}, model_version="v1")
+    ScoreStore(study.folder).put_all([case_score("c", candidate(0.1)), case_score("b", candidate(0.5))])
     assert [strategies["uncertainty"]({"client_id": c})["id"] for c in "xyz"] == ["b", "c", "1.2.840.113"]
 
 
