@@ -1,14 +1,13 @@
 """Malignancy as a simulation of annotation learns it: from the measurements of the nodules rated so far.
 
 The measurements are most of what the packaged classifier goes by, and a model on them is trained in milliseconds, so
-that every strategy can be played with many seeds. It is an ensemble of ridge regressions on patients drawn again (bagged
-by patient): where its members differ, a rating would teach something.
+that every strategy can be played with many seeds. It is an ensemble of ridge regressions, each on patients drawn again
+(bagging by patient): where its members differ, a rating would teach something.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from medai.errors import InputError
 from medai.evaluation.roc import roc_auc
 from medai.geometry import IndexBox
 from medai.preprocessing.nodule_features import nodule_features
-from medai.training.classification_fit import BENIGN_TO, SUSPICIOUS_FROM
+from medai.training.classification_fit import SUSPICIOUS_FROM
 from medai.training.classification_samples import changed_outline
 from medai.volume_io.atomic import atomic_path
 from medai.workflows.learning_pool import LearningNodule, LearningPool, read_learning_pool
@@ -33,13 +32,13 @@ MEMBERS = 12
 PENALTY = 100.0
 """Of the ridge; chosen on the pool's patients with 12 to 96 of them labelled."""
 UNDECIDED, SLOPE = 3.0, 2.0
-"""The rating at which suspicious is as likely as not, and how steeply the probability rises there: the readers' scale."""
+"""The rating at which suspicious is as likely as not, and how steeply the probability rises there."""
 EMBEDDING_SIZE = 12
 MINUTES_A_NODULE, MINUTES_A_SCAN = 0.5, 1.0
 """What a rating takes: opening the scan, and looking at each nodule."""
 _LEAST_SCALE = 0.05
-_MODEL = "model.npz"
 """Standard deviations below this are of a column that hardly differs between the nodules seen so far."""
+_MODEL = "model.npz"
 
 
 class ClassificationLearning:
@@ -86,7 +85,7 @@ class ClassificationLearning:
     def train(self, labelled: Sequence[str], *, before: Path | None, folder: Path, seed: int) -> None:
         """Fit the ensemble on everything labelled; nothing of the model before is needed."""
         rng = np.random.default_rng(seed)
-        nodules = [[nodule_id for nodule_id in self.pool[name].nodule_ids] for name in labelled]
+        nodules = [self.pool[name].nodule_ids for name in labelled]
         members = []
         for _ in range(MEMBERS):
             drawn = [name for index in rng.integers(len(nodules), size=len(nodules)) for name in nodules[index]]
@@ -116,13 +115,15 @@ class ClassificationLearning:
         earlier: Mapping[str, NDArray[np.float64]],
     ) -> CaseScore:
         own = self.pool[case_id].nodule_ids
-        moved = [abs(_probability(ratings[name]).mean() - _probability(earlier[name]).mean()) for name in own if earlier]
+        moved = [
+            abs(_probability(ratings[name]).mean() - _probability(earlier[name]).mean()) for name in own if earlier
+        ]
         return CaseScore(
             case_id=case_id,
             model_versions={self.name: "simulated"},
             scored_at_s=0.0,
             candidates=tuple(self._candidate(name, ratings[name], changed[name]) for name in own),
-            embedding=self._embedding(own),
+            embedding=self.embedding(case_id),
             expected_minutes=MINUTES_A_SCAN + MINUTES_A_NODULE * len(own),
             disagreement=float(max(moved)) if moved else None,
         )
@@ -147,8 +148,9 @@ class ClassificationLearning:
             test_time_variation=abs(mean - float(_probability(changed).mean())),
         )
 
-    def _embedding(self, names: Sequence[str]) -> NDArray[np.float32]:
+    def embedding(self, case_id: str) -> NDArray[np.float32]:
         """The patient's largest nodule along the main axes of all measurements."""
+        names = self.pool[case_id].nodule_ids
         largest = max(names, key=lambda name: self._pool.nodules[name].millilitres)
         mean, scale, axes = self._axes
         return np.asarray(((self._features[largest] - mean) / scale) @ axes, dtype=np.float32)

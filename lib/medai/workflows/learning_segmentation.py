@@ -5,8 +5,8 @@ CPU cores: what is compared are strategies, each with the same network. Everythi
 patches are drawn, how a click is answered, how it is judged.
 
 What the model says of a nodule nobody has outlined yet comes from clicks at its middle, where a detector's candidate
-would lie: the present network beside that of the round before (two snapshots of one training make a small ensemble), and
-a second click some voxels away.
+would lie: the present network beside that of the round before (two snapshots of one training make a small ensemble),
+and a second click some voxels away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medai.domain.case_score import CandidateScore, CaseScore
 from medai.domain.click_case import ClickCase
 from medai.evaluation.dice import dice
-from medai.evaluation.simulated_clicks import first_click
+from medai.evaluation.simulated_clicks import ClickPlace, first_click, placed_click
 from medai.geometry import IndexBox
 from medai.inference.click import NO_NODULE, ClickSegmenter
 from medai.inference.evaluate_click import case_generator, evaluate_click_model
@@ -141,6 +141,11 @@ class SegmentationLearning:
         earlier = ClickSegmenter(self._engine(before)) if before else None
         return [self._case_score(case_id, segmenter, earlier) for case_id in cases]
 
+    def embedding(self, case_id: str) -> NDArray[np.float32]:
+        """The patient's largest nodule, by its true outline."""
+        largest = max(self._pool.nodules_of([case_id]), key=lambda nodule: nodule.millilitres)
+        return _embedding(largest.case, largest.case.mask, _middle_of(largest.case))
+
     def _case_score(self, case_id: str, segmenter: ClickSegmenter, earlier: ClickSegmenter | None) -> CaseScore:
         nodules = self._pool.nodules_of([case_id])
         looks = [_look(nodule, segmenter, earlier) for nodule in nodules]
@@ -159,9 +164,7 @@ class SegmentationLearning:
     def _engine(self, model: Path) -> Any:
         from medai.networks.engine import load_engine
 
-        return load_engine(
-            model / _WEIGHTS, device="cpu", cache_folder=model / "engine", threads=self._threads
-        )
+        return load_engine(model / _WEIGHTS, device="cpu", cache_folder=model / "engine", threads=self._threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -245,6 +248,11 @@ def _embedding(case: ClickCase, mask: NDArray[np.bool_], click: tuple[int, int, 
     return np.append(coarse, size).astype(np.float32)
 
 
+def _middle_of(case: ClickCase) -> tuple[int, int, int]:
+    """Where a nodule is deepest."""
+    return placed_click(case, ClickPlace.INNERMOST, np.random.default_rng(0))
+
+
 def _random_network(path: Path, seed: int) -> Path:
     """The small network with random weights."""
     import torch
@@ -259,4 +267,3 @@ def _random_network(path: Path, seed: int) -> Path:
     config |= {key: getattr(PATCHES, key) for key in ("spacing_mm", "fill", "finest_mm", "coarsest_mm")}
     save_checkpoint(path, network_tensors(network), config)
     return path
-

@@ -24,13 +24,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medai.active_learning.strategies import STRATEGIES, Pool
 from medai.domain.case_score import CaseScore
+from medai.domain.score_table import ScoreTable
 from medai.errors import CancelledByUserError, InputError
 from medai.evaluation.learning_curves import LearningCurve
 from medai.volume_io.atomic import atomic_path
 
+EMPTY_MINUTES = 1.0
+"""What it takes to see that a scan has no nodule."""
 WARM = "warm_start"
 TRIAL_FILE, FULL_FILE, TRAINED_FILE = "trial.json", "full.json", "trained.json"
 
@@ -95,6 +99,58 @@ class LearningTask(Protocol):
     def score(self, model: Path, before: Path | None, cases: Sequence[str]) -> list[CaseScore]:
         """What a model, and the one before it, make of patients whose labels are not known yet."""
         ...
+
+    def embedding(self, case_id: str) -> NDArray[np.float32]:
+        """Where a patient with nodules lies among the others, by what is known in the end; for pictures."""
+        ...
+
+
+class WithEmptyPatients:
+    """A task whose pool also has patients without a nodule, as a screening study has.
+
+    A label of theirs teaches these tasks nothing, and costs a case. Which they are no strategy is told: it sees a case
+    without candidates.
+
+    Args:
+        task: what is learned.
+        share: of the pool, 0 or more and below 1.
+    """
+
+    def __init__(self, task: LearningTask, share: float) -> None:
+        if not 0.0 <= share < 1.0:
+            raise InputError(f"The share of patients without a nodule is {share}; it must be 0 or more and below 1.")
+        self._task = task
+        self.name, self.measure = task.name, task.measure
+        self.judged_nodules = task.judged_nodules
+        count = round(len(task.pool) * share / (1.0 - share))
+        empty = [f"no-nodule-{number:04d}" for number in range(count)]
+        self.pool: Mapping[str, PoolCase] = dict(task.pool) | {
+            name: PoolCase(case_id=name, nodule_ids=(), millilitres=0.0, diameters_mm=(), kinds=()) for name in empty
+        }
+
+    def train(self, labelled: Sequence[str], *, before: Path | None, folder: Path, seed: int) -> None:
+        """Train on those who have nodules."""
+        self._task.train(self._with_nodules(labelled), before=before, folder=folder, seed=seed)
+
+    def judge(self, model: Path) -> float:
+        """The task's own figure."""
+        return self._task.judge(model)
+
+    def score(self, model: Path, before: Path | None, cases: Sequence[str]) -> list[CaseScore]:
+        """The others have no candidate."""
+        empty = [
+            CaseScore(case_id=name, model_versions={}, scored_at_s=0.0, expected_minutes=EMPTY_MINUTES)
+            for name in cases
+            if not self.pool[name].nodule_ids
+        ]
+        return [*self._task.score(model, before, self._with_nodules(cases)), *empty]
+
+    def embedding(self, case_id: str) -> NDArray[np.float32]:
+        """The task's own."""
+        return self._task.embedding(case_id)
+
+    def _with_nodules(self, cases: Sequence[str]) -> list[str]:
+        return [name for name in cases if self.pool[name].nodule_ids]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +248,9 @@ def check_strategies(names: Sequence[str]) -> None:
     if unknown:
         raise InputError(f"There is no strategy '{', '.join(unknown)}': choose from {', '.join(STRATEGIES)}.")
     if not names or len(set(names)) != len(names):
-        raise InputError(f"Name each strategy once, of {', '.join(STRATEGIES)}; these are {', '.join(names) or 'none'}.")
+        raise InputError(
+            f"Name each strategy once, of {', '.join(STRATEGIES)}; these are {', '.join(names) or 'none'}."
+        )
 
 
 def check_plan(task: LearningTask, plan: LearningPlan) -> None:
@@ -203,8 +261,8 @@ def check_plan(task: LearningTask, plan: LearningPlan) -> None:
     """
     if plan.labelled_at_end > len(task.pool):
         raise InputError(
-            f"The plan labels {plan.labelled_at_end} patients, the pool of {task.name} has {len(task.pool)}: take fewer "
-            "rounds or a smaller budget."
+            f"The plan labels {plan.labelled_at_end} patients, the pool of {task.name} has {len(task.pool)}: take "
+            "fewer rounds or a smaller budget."
         )
 
 
@@ -278,7 +336,9 @@ def _warm_round(task: LearningTask, seed: int, plan: LearningPlan, here: Path) -
     if known is not None:
         return _round_of(known)
     started_s = time.monotonic()
-    drawn = np.random.default_rng([seed, 0]).choice(sorted(task.pool), plan.warm_start, replace=False)
+    # A model needs something to begin with, so that nobody begins with a patient who has no nodule.
+    names = sorted(name for name, case in task.pool.items() if case.nodule_ids)
+    drawn = np.random.default_rng([seed, 0]).choice(names, min(plan.warm_start, len(names)), replace=False)
     picked = tuple(str(name) for name in drawn)
     task.train(picked, before=None, folder=_emptied(here / WARM), seed=_seed_of(seed, 0))
     played = _round(task, 0, picked, picked, task.judge(here / WARM), started_s)
@@ -301,6 +361,21 @@ def _next_round(task: LearningTask, trial: Trial, plan: LearningPlan, here: Path
     )
     played = _round(task, number, picked, labelled, task.judge(model), started_s)
     return replace(trial, rounds=(*trial.rounds, played))
+
+
+def _picked(task: LearningTask, trial: Trial, plan: LearningPlan, here: Path) -> list[str]:
+    """What the strategy wants labelled next."""
+    strategy, labelled, number = STRATEGIES[trial.strategy], trial.labelled, len(trial.rounds)
+    rng = np.random.default_rng([trial.seed, number])
+    left = sorted(task.pool.keys() - set(labelled))
+    if plan.most_scored and len(left) > plan.most_scored:
+        left = sorted(str(name) for name in rng.choice(left, plan.most_scored, replace=False))
+    scores = ScoreTable()
+    if strategy.needs_scores:
+        before = _model(here, trial.strategy, number - 2) if number > 1 else None
+        scores = ScoreTable.of(task.score(_model(here, trial.strategy, number - 1), before, [*left, *labelled]))
+    pool = Pool(case_ids=tuple(left), scores=scores, labelled=tuple(labelled))
+    return strategy.select_batch(pool, plan.budget, rng)
 
 
 def _model(here: Path, strategy: str, number: int) -> Path:
