@@ -79,13 +79,12 @@ def show_learning(screen: Console, report: LearningReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from medai.workflows.learning_pictures import COLUMNS, figure_rows
+    from medai.workflows.learning_pictures import COLUMNS, figure_rows, headline
 
     for result in report.results:
         table = Table(
             *COLUMNS,
-            title=f"{result.task}: {result.measure} on {result.judged_nodules} nodules, {report.seeds} seeds; the whole "
-            f"pool of {len(result.pool)} patients gives {result.full_figure:.3f}",
+            title=f"{result.task}: {headline(result)}; {report.seeds} seeds",
         )
         for cells in figure_rows(result):
             table.add_row(*(escape(cell) for cell in cells))

@@ -84,7 +84,7 @@ def draw_learning(report: LearningReport, folder: Path) -> tuple[list[Path], Pat
                 publish(staged, path)
             pictures.append(path)
     tables = [
-        Table(title=f"{result.task}: {_headline(result)}", columns=COLUMNS, rows=figure_rows(result))
+        Table(title=f"{result.task}: {headline(result)}", columns=COLUMNS, rows=figure_rows(result))
         for result in report.results
     ]
     empty = f", {100 * report.empty_share:.0f} % of the pool without a nodule" if report.empty_share else ""
@@ -93,8 +93,8 @@ def draw_learning(report: LearningReport, folder: Path) -> tuple[list[Path], Pat
         page,
         "Which case next?",
         "Annotation replayed on labelled nodules: a few patients are labelled, a model learns from them, each strategy "
-        f"says which patients come next. {report.seeds} seeds{empty}; figures on patients that are never labelled. A gain "
-        "is the difference of the mean figure over all rounds, seed by seed; p by a paired t-test.",
+        f"says which patients come next. {report.seeds} seeds{empty}; figures on patients that are never labelled. A "
+        "gain is the difference of the mean figure over all rounds, seed by seed; p by a paired t-test.",
         pictures,
         tables,
         {},
@@ -103,7 +103,8 @@ def draw_learning(report: LearningReport, folder: Path) -> tuple[list[Path], Pat
     return pictures, page
 
 
-def _headline(result: TaskResult) -> str:
+def headline(result: TaskResult) -> str:
+    """What the figures of a task are of."""
     return (
         f"{result.measure} on {result.judged_nodules} nodules; the whole pool of {len(result.pool)} patients gives "
         f"{result.full_figure:.3f}"
@@ -122,7 +123,7 @@ def _curves_figure(result: TaskResult) -> Any:
     by_volume.set_xlabel("millilitres outlined")
     by_case.legend(fontsize=7)
     _draw_gains(gains, result)
-    figure.suptitle(f"{result.task}: {_headline(result)}")
+    figure.suptitle(f"{result.task}: {headline(result)}")
     return figure
 
 
