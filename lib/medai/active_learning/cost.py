@@ -34,8 +34,12 @@ class AnnotationCost:
 
     def minutes(self, *, nodules: float, volume_ml: float) -> float:
         """What a case with so much in it takes."""
+        return float(self.minutes_of(np.array([nodules]), np.array([volume_ml]))[0])
+
+    def minutes_of(self, nodules: NDArray[np.float64], volume_ml: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same of many cases at once."""
         found = self.minutes_a_case + self.minutes_a_nodule * nodules + self.minutes_a_ml * volume_ml
-        return max(LEAST_MINUTES, found)
+        return np.asarray(np.maximum(found, LEAST_MINUTES))
 
 
 def fit_cost(

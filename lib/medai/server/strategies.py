@@ -66,10 +66,7 @@ class ReservingStrategy(Strategy):  # type: ignore[misc]  # monailabel's classes
         return None if case_id is None else self._reply(case_id)
 
     def _select(self, case_ids: Sequence[str]) -> str | None:
-        table = self._scores.table()
-        unsure = table.largest(table.columns["entropy"])
-        known = {case_id: float(value) for case_id, value in zip(table.case_ids, unsure, strict=True) if value >= 0}
-        pool = Pool(case_ids=tuple(case_ids), scores=known)
+        pool = Pool(case_ids=tuple(case_ids), scores=self._scores.table())
         with self._rng_lock:
             return self._choice.select(pool, self._rng)
 
