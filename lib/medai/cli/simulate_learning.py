@@ -79,15 +79,15 @@ def show_learning(screen: Console, report: LearningReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from medai.workflows.learning_pictures import COLUMNS, figure_rows, headline
+    from medai.workflows.learning_pictures import COLUMNS, FEW_COLUMNS, figure_rows, headline
 
     for result in report.results:
         table = Table(
-            *COLUMNS,
+            *(COLUMNS[index] for index in FEW_COLUMNS),
             title=f"{result.task}: {headline(result)}; {report.seeds} seeds",
         )
         for cells in figure_rows(result):
-            table.add_row(*(escape(cell) for cell in cells))
+            table.add_row(*(escape(cells[index]) for index in FEW_COLUMNS))
         screen.print(table)
 
 

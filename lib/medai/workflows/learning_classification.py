@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from medai.workflows.simulated_learning import PoolCase
 MEMBERS = 12
 PENALTY = 100.0
 """Of the ridge; chosen on the pool's patients with 12 to 96 of them labelled."""
+MIDDLE = 0.5
 UNDECIDED, SLOPE = 3.0, 2.0
 """The rating at which suspicious is as likely as not, and how steeply the probability rises there."""
 EMBEDDING_SIZE = 12
@@ -39,6 +41,15 @@ MINUTES_A_NODULE, MINUTES_A_SCAN = 0.5, 1.0
 _LEAST_SCALE = 0.05
 """Standard deviations below this are of a column that hardly differs between the nodules seen so far."""
 _MODEL = "model.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What an outline shows of a nodule before anybody rates it."""
+
+    centre_ras_mm: tuple[float, float, float]
+    diameter_mm: float
+    volume_ml: float
 
 
 class ClassificationLearning:
@@ -63,6 +74,7 @@ class ClassificationLearning:
         self._pool = read_learning_pool(folder, keep=_is_rated)
         self._rating = {name: _rating(nodule) for name, nodule in self._pool.nodules.items()}
         self._features, self._changed = _measured(self._pool, cache_folder, on_progress)
+        self._known = {name: _what_is_seen(nodule) for name, nodule in self._pool.nodules.items()}
         judged = [name for name in self._pool.judged if self._rating[name] != UNDECIDED]
         self._judged = judged
         self._is_suspicious = np.array([self._rating[name] >= SUSPICIOUS_FROM for name in judged])
@@ -129,19 +141,16 @@ class ClassificationLearning:
         )
 
     def _candidate(self, name: str, rating: NDArray[np.float64], changed: NDArray[np.float64]) -> CandidateScore:
-        nodule = self._pool.nodules[name]
         members = _probability(rating)
         mean = float(members.mean())
         entropy = float(binary_entropy(mean))
-        box = IndexBox.of_mask(nodule.case.mask) or IndexBox.of_shape(nodule.case.mask.shape)
-        centre = nodule.case.volume.geometry.ijk_to_ras((np.asarray(box.start_ijk) + np.asarray(box.stop_ijk) - 1) / 2)
-        x, y, z = (float(value) for value in centre)
+        known = self._known[name]
         return CandidateScore(
-            centre_ras_mm=(x, y, z),
-            diameter_mm=nodule.diameter_mm,
-            volume_ml=nodule.millilitres,
+            centre_ras_mm=known.centre_ras_mm,
+            diameter_mm=known.diameter_mm,
+            volume_ml=known.volume_ml,
             probability=1.0,
-            predicted_class=f"{nodule.kind or 'nodule'}, {'suspicious' if mean >= 0.5 else 'benign'}",
+            predicted_class="suspicious" if mean >= MIDDLE else "benign",
             malignancy=mean,
             entropy=entropy,
             mutual_information=max(0.0, entropy - float(binary_entropy(members).mean())),
@@ -150,8 +159,7 @@ class ClassificationLearning:
 
     def embedding(self, case_id: str) -> NDArray[np.float32]:
         """The patient's largest nodule along the main axes of all measurements."""
-        names = self.pool[case_id].nodule_ids
-        largest = max(names, key=lambda name: self._pool.nodules[name].millilitres)
+        largest = max(self.pool[case_id].nodule_ids, key=lambda name: self._known[name].volume_ml)
         mean, scale, axes = self._axes
         return np.asarray(((self._features[largest] - mean) / scale) @ axes, dtype=np.float32)
 
@@ -172,6 +180,13 @@ class ClassificationLearning:
         with np.load(model / _MODEL, allow_pickle=False) as rows:
             columns = (np.stack([features[name] for name in names]) - rows["mean"][:, None]) / rows["scale"][:, None]
             return np.asarray(np.einsum("mnf,mf->mn", columns, rows["weights"]) + rows["level"])
+
+
+def _what_is_seen(nodule: LearningNodule) -> _Seen:
+    box = IndexBox.of_mask(nodule.case.mask) or IndexBox.of_shape(nodule.case.mask.shape)
+    middle = (np.asarray(box.start_ijk) + np.asarray(box.stop_ijk) - 1) / 2
+    x, y, z = (float(value) for value in nodule.case.volume.geometry.ijk_to_ras(middle))
+    return _Seen(centre_ras_mm=(x, y, z), diameter_mm=nodule.diameter_mm, volume_ml=nodule.millilitres)
 
 
 def binary_entropy(probability: Any) -> Any:

@@ -31,8 +31,22 @@ COLUMNS = (
     "ml to 95 %",
     "last",
 )
+FEW_COLUMNS = (0, 1, 3, 4, 7, 8)
+"""What a screen of 80 columns has room for."""
 _GREY = "#8a8a8a"
 _BASELINE_COLOURS = {RANDOM: "#222222", FOREGROUND_RANDOM: "#777777"}
+_COLOURS = (
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#bcbd22",
+    "#17becf",
+    "#3b4cc0",
+)
 _KINDS = ("solid", "part-solid", "non-solid")
 _MAPS = 6
 _MAP_COLUMNS = 3
@@ -185,15 +199,15 @@ def _picks_figure(result: TaskResult) -> Any:
 
 
 def _draw_sizes(axes: Axes, result: TaskResult) -> None:
-    """Mean diameter of what came in at each round."""
+    """Mean diameter of all that came in until each round: of one round alone it is of a few nodules."""
     for name, colour in _colours(result).items():
-        values = [_of_round(result, name, number, _mean_diameter) for number in range(1, result.plan.rounds + 1)]
+        values = [_until_round(result, name, number, _mean_diameter) for number in range(1, result.plan.rounds + 1)]
         axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
     whole = [diameter for case in result.pool.values() for diameter in case.diameters_mm]
     axes.axhline(float(np.mean(whole)), color=_GREY, linestyle="--", linewidth=1)
     axes.set_xlabel("round (dashed: the whole pool)")
-    axes.set_ylabel("mean diameter of the nodules picked, mm")
-    axes.legend(fontsize=7)
+    axes.set_ylabel("mean diameter of the nodules picked until then, mm")
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.grid(visible=True, alpha=0.25)
 
 
@@ -248,10 +262,12 @@ def _picked(result: TaskResult, strategy: str) -> list[PoolCase]:
     ]
 
 
-def _of_round(result: TaskResult, strategy: str, number: int, value: Any) -> float:
-    """The mean over seeds of a value of the cases that came in at a round."""
+def _until_round(result: TaskResult, strategy: str, number: int, value: Any) -> float:
+    """The mean over seeds of a value of the cases that were picked until a round."""
     trials: list[Trial] = [trial for trial in result.trials if trial.strategy == strategy]
-    found = [value([result.pool[name] for name in trial.rounds[number].picked]) for trial in trials]
+    found = [
+        value([result.pool[name] for each in trial.rounds[1 : number + 1] for name in each.picked]) for trial in trials
+    ]
     known = [each for each in found if np.isfinite(each)]
     return float(np.mean(known)) if known else float("nan")
 
@@ -268,11 +284,8 @@ def _kind_shares(cases: Sequence[PoolCase]) -> list[float]:
 
 def _colours(result: TaskResult) -> Mapping[str, Any]:
     """A colour a strategy, baselines in greys."""
-    from matplotlib import colormaps
-
     others = [name for name in result.figures if name not in BASELINES]
-    palette = colormaps["tab10"]
-    chosen = {name: palette(index % 10) for index, name in enumerate(others)}
+    chosen = {name: _COLOURS[index % len(_COLOURS)] for index, name in enumerate(others)}
     return {name: _BASELINE_COLOURS.get(name) or chosen[name] for name in result.figures}
 
 

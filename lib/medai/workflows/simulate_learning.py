@@ -40,7 +40,7 @@ SEGMENTATION, CLASSIFICATION = "segmentation", "classification"
 TASKS = (SEGMENTATION, CLASSIFICATION)
 DEFAULT_PLANS: Mapping[str, LearningPlan] = {
     SEGMENTATION: LearningPlan(rounds=6, budget=3, warm_start=3, most_scored=90),
-    CLASSIFICATION: LearningPlan(rounds=14, budget=4, warm_start=4),
+    CLASSIFICATION: LearningPlan(rounds=20, budget=1, warm_start=2),
 }
 """Both end where the curves have flattened; an outline network learns from a few patients what it can learn at all."""
 PLAN_FILE = "plan.json"
