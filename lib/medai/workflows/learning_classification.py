@@ -104,7 +104,7 @@ class ClassificationLearning:
             members.append(self._fitted(drawn))
         rows = {key: np.stack([member[key] for member in members]) for key in members[0]}
         with atomic_path(folder / _MODEL) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, **rows)
+            np.savez(stream, **rows)
 
     def judge(self, model: Path) -> float:
         """AUC of the mean rating: suspicious against benign."""
@@ -233,7 +233,7 @@ def _measured(
             changed.append(other)
         cache_folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, own=np.array(rows), changed=np.array(changed))
+            np.savez_compressed(stream, own=np.array(rows), changed=np.array(changed))
     with np.load(path, allow_pickle=False) as kept:
         return dict(zip(names, kept["own"], strict=True)), dict(zip(names, kept["changed"], strict=True))
 

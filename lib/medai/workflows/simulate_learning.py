@@ -39,7 +39,7 @@ from medai.workflows.simulated_learning import (
 SEGMENTATION, CLASSIFICATION = "segmentation", "classification"
 TASKS = (SEGMENTATION, CLASSIFICATION)
 DEFAULT_PLANS: Mapping[str, LearningPlan] = {
-    SEGMENTATION: LearningPlan(rounds=6, budget=3, warm_start=3, most_scored=90),
+    SEGMENTATION: LearningPlan(rounds=6, budget=2, warm_start=2, most_scored=60),
     CLASSIFICATION: LearningPlan(rounds=20, budget=1, warm_start=2),
 }
 """Both end where the curves have flattened; an outline network learns from a few patients what it can learn at all."""
