@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.simulate_learning import active_learning
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from medai.workflows.simulation_report import SimulationReport
 
 app = typer.Typer(help="Play annotation sessions with simulated readers on real nodules.", no_args_is_help=True)
+app.command("active-learning")(active_learning)
 
 DataOption = Annotated[
     Path, typer.Option("--data", metavar="DIR", help="Folder with images/, masks/, nodules.csv, or with lidc_nodules/.")
@@ -24,11 +26,6 @@ OutOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Takes studies, results, picture and page; a second run goes on.")
 ]
 JobsOption = Annotated[int | None, typer.Option(min=1, max=256, help="Processes at once; default: one a processor.")]
-
-
-@app.callback()
-def simulate() -> None:
-    """Keep the group a group while it has one command."""
 
 
 @app.command("retrain")

@@ -227,7 +227,7 @@ def _answer(
 def _class(case: ClickCase, mask: NDArray[np.bool_], diameter_mm: float) -> str:
     """What the network takes a nodule for: how large, how dense."""
     size = "small" if diameter_mm < SMALL_MM else "large" if diameter_mm >= LARGE_MM else "middle-sized"
-    inside_hu = np.asarray(case.volume.image_hu)[mask]
+    inside_hu = np.asarray(case.volume.image_hu, dtype=np.float32)[mask]
     dense = inside_hu.size == 0 or float(np.mean(inside_hu)) >= SUBSOLID_BELOW_HU
     return f"{size}, {'solid' if dense else 'subsolid'}"
 

@@ -37,6 +37,7 @@ CONFIG = ClickTrainingConfig(
     batch_size=4,
     replay_fraction=0.25,
     device="cpu",
+    keep="last",
     sampling=SamplingConfig(patch_shape=(16, 16, 16), spacing_mm=1.0),
 )
 
