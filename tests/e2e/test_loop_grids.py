@@ -13,6 +13,7 @@ from tests.support.scan_factory import GRID_NAMES, SyntheticScan, make_scan, nam
 from tests.support.slicer_annotator import SlicerAnnotator
 from tests.support.slicer_checks import assert_shown_as_sent, dice, stored_masks, within
 
+from medai.active_learning.strategies import STRATEGIES
 from medai.geometry import IndexBox
 
 pytestmark = [pytest.mark.server, pytest.mark.slicer]
@@ -30,7 +31,7 @@ def test_the_module_can_show_what_the_server_offers(annotator: SlicerAnnotator) 
     assert annotator.models("detection") == ["nodule_detection"]
     assert annotator.models("scribbles")
     assert list(info["trainers"]) == ["nodule_click", "nodule_detection", "nodule_classification"]
-    assert set(info["strategies"]) == {"random", "first", "uncertainty"}
+    assert list(info["strategies"]) == list(STRATEGIES)
     assert info["models"][CLICK]["dimension"] == 3
     for section in ("models", "trainers", "strategies"):
         for entry in info[section].values():

@@ -41,7 +41,8 @@ class ServerProcess:
         log_path: Path | None = None,
     ) -> None:
         self.studies = studies
-        self.conf = dict(conf or {})
+        # Off unless asked for: it would take the processor from what a test looks at.
+        self.conf = {"score_in_background": "off", **(conf or {})}
         self.environment = dict(environment or {})
         self.log_path = log_path or studies / ".medai" / "test-server.out"
         self.url = ""

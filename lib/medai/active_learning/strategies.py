@@ -1,88 +1,76 @@
-"""Which case to annotate next: pure choices over a pool, apart from files, locks and servers.
+"""Every way to choose the next case, by name, and the one that is used where nobody chooses.
 
-``STRATEGIES`` names all of them. Each picks one case of the pool, or None from an empty one; given the same pool and
-the same state of the generator, the same case.
+``STRATEGIES`` names all of them, in the order in which the plugin lists them; the first is its default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
-
 import numpy as np
 
-from medai.errors import InputError
+from medai.active_learning.baselines import FirstStrategy, ForegroundRandomStrategy, RandomStrategy
+from medai.active_learning.diversity import CoreSetStrategy, TypicalStrategy
+from medai.active_learning.pool import Pool, Strategy
+from medai.active_learning.stratified import ClassStratifiedNoisyStrategy
+from medai.active_learning.uncertainty import (
+    BaldStrategy,
+    CostAwareStrategy,
+    DisagreementStrategy,
+    EntropyStrategy,
+    TestTimeVariationStrategy,
+    UncertaintyStrategy,
+)
+
+__all__ = ["COLD_START_LABELS", "DEFAULT_STRATEGY", "STRATEGIES", "DefaultStrategy", "Pool", "Strategy"]
+
+RECOMMENDED = "class_stratified_noisy"
+"""What ``default`` goes on with after the cold start. Chosen by evidence: change it here, with the simulation's tables
+in the decision record."""
+
+COLD_START_LABELS = 10
+"""Labels up to which typical cases are asked for: with fewer a model's doubts say more about itself than the case."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """The cases a choice may be made from.
+class DefaultStrategy(Strategy):
+    """Typical cases first, then the recommended strategy.
 
-    Attributes:
-        case_ids: distinct ids of cases that need a label and that no one holds.
-        scores: uncertainty by case id, larger is less sure; cases may be missing, others may be in it.
+    Before any case is scored both choose at random.
     """
 
-    case_ids: tuple[str, ...]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    def __init__(self, cold: Strategy, warm: Strategy, warm_name: str) -> None:
+        self._cold, self._warm = cold, warm
+        self.description = (  # type: ignore[misc]  # of this one, not of the class
+            f"What is recommended: typical cases up to {COLD_START_LABELS} labels, then {warm_name}"
+        )
 
-    def __post_init__(self) -> None:
-        if len(set(self.case_ids)) != len(self.case_ids):
-            raise InputError(f"A pool holds each case once, this one has {len(self.case_ids)} ids with repetitions.")
-
-
-class Strategy(Protocol):
-    """A way to choose."""
-
-    @property
-    def description(self) -> str:
-        """What the annotator reads in the plugin."""
-
-    def select(self, pool: Pool, rng: np.random.Generator) -> str | None:
-        """One case of the pool, None from an empty pool."""
+    def select_batch(self, pool: Pool, n: int, rng: np.random.Generator) -> list[str]:
+        """``n`` cases, the first of them typical ones until there are enough labels."""
+        cold = max(0, min(n, COLD_START_LABELS - len(pool.labelled) - len(pool.in_work)))
+        first = self._cold.select_batch(pool, cold, rng) if cold else []
+        if len(first) == min(n, len(pool)):
+            return first
+        rest = pool if not first else pool.without(first)
+        return [*first, *self._warm.select_batch(rest, n - len(first), rng)]
 
 
-class RandomStrategy:
-    """Every case with the same chance: the honest baseline, and the right choice before a model is worth asking."""
+DEFAULT_STRATEGY = "default"
 
-    description = "A random case"
-
-    def select(self, pool: Pool, rng: np.random.Generator) -> str | None:
-        """One case of the pool, None from an empty pool."""
-        if not pool.case_ids:
-            return None
-        # Sorted: the order in which a folder happens to be listed must not change what a seed gives.
-        return sorted(pool.case_ids)[int(rng.integers(len(pool.case_ids)))]
-
-
-class FirstStrategy:
-    """The first case by name: for working through a list."""
-
-    description = "The first case by name"
-
-    def select(self, pool: Pool, rng: np.random.Generator) -> str | None:
-        """One case of the pool, None from an empty pool."""
-        return min(pool.case_ids, default=None)
-
-
-class UncertaintyStrategy:
-    """The case the model is least sure of.
-
-    Cases without a score come after all scored ones, by name: a case known to be doubtful is worth more than one nobody
-    has looked at, and the server scores new cases in the background anyway. Equal scores go by name.
-    """
-
-    description = "The case the model is least sure of"
-
-    def select(self, pool: Pool, rng: np.random.Generator) -> str | None:
-        """One case of the pool, None from an empty pool."""
-        return min(pool.case_ids, key=lambda case_id: (-pool.scores.get(case_id, -np.inf), case_id), default=None)
-
-
-STRATEGIES: dict[str, Strategy] = {
+_CHOICES: dict[str, Strategy] = {
     "random": RandomStrategy(),
     "first": FirstStrategy(),
+    "foreground_random": ForegroundRandomStrategy(),
     "uncertainty": UncertaintyStrategy(),
+    "entropy": EntropyStrategy(),
+    "bald": BaldStrategy(),
+    "test_time_variation": TestTimeVariationStrategy(),
+    "core_set": CoreSetStrategy(),
+    "typical": TypicalStrategy(),
+    "class_stratified_noisy": ClassStratifiedNoisyStrategy(),
+    "cost_aware": CostAwareStrategy(),
+    "disagreement": DisagreementStrategy(),
+}
+
+STRATEGIES: dict[str, Strategy] = {
+    DEFAULT_STRATEGY: DefaultStrategy(_CHOICES["typical"], _CHOICES[RECOMMENDED], RECOMMENDED),
+    **_CHOICES,
 }
 """In the order in which the plugin lists them; the first is its default."""

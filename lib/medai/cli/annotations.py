@@ -87,7 +87,7 @@ def _state(annotation: Annotation) -> str:
         return f"[red]quarantined[/]: {escape(annotation.quarantine_reason)}"
     by = f" by {escape(annotation.review_by)}" if annotation.review_by else ""
     words = f"{annotation.review}{by}" if annotation.review else ""
-    return words if annotation.is_current else f"{words} [dim]replaced[/]".strip()
+    return words if annotation.is_own_latest else f"{words} [dim]replaced[/]".strip()
 
 
 def _user() -> str:

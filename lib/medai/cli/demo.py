@@ -21,7 +21,9 @@ def demo(
         typer.Argument(help="Where to make the demo study; default: a temporary folder that is removed again."),
     ] = None,
     cases: Annotated[int, typer.Option(min=4, max=200, help="Number of phantom scans.")] = 6,
-    strategy: Annotated[str, typer.Option(help="random, first or uncertainty.")] = "uncertainty",
+    strategy: Annotated[
+        str, typer.Option(help="How the next case is chosen; medai status lists them.")
+    ] = "uncertainty",
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each round of training.")] = 8,
     seed: Annotated[int, typer.Option(help="The same seed plays the same demo.")] = 1,
     json_file: JsonOption = None,

@@ -1,4 +1,4 @@
-"""``medai infer``: one scan on the command line, by click or whole."""
+"""``medai infer``: one scan on the command line, by click or whole, or every scan of a folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medai.cli.executor_options import (
+    AddressOption,
+    ExecutorName,
+    ExecutorOption,
+    WorkersOption,
+    build_executor,
+    own_output,
+)
 from medai.cli.output import JsonOption, console, write_json
 from medai.errors import InputError
 
@@ -33,6 +41,12 @@ ModelsOption = Annotated[
         "--studies", metavar="STUDIES", help="Use the models this study has trained; default: the starter models."
     ),
 ]
+
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", metavar="ENDING", help="Folder: what label maps are written as; default: .seg.nrrd."),
+]
+AnewOption = Annotated[bool, typer.Option("--anew", help="Folder: scans that were answered already, too.")]
 
 
 def _index(text: str, option: str) -> tuple[int, int, int]:
@@ -100,13 +114,62 @@ def click(
 
 @app.command("scan")
 def scan(
-    image: ImageOption,
-    out: OutOption,
+    image: Annotated[
+        Path,
+        typer.Option(
+            "--image", metavar="FILE|FOLDER", help="Scan: NIfTI, NRRD, MetaImage, a DICOM folder; or a folder of scans."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="FILE|FOLDER",
+            help="Label map to write: .nrrd, .seg.nrrd, .nii.gz; a folder for many scans.",
+        ),
+    ],
     studies: ModelsOption = None,
     picture: PictureOption = None,
+    file_format: FormatOption = None,
+    anew: AnewOption = False,
+    executor: ExecutorOption = ExecutorName.INPROCESS,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Find and outline every nodule of a scan."""
+    """Find and outline every nodule of a scan, or of every scan of a folder.
+
+    A folder's answers are kept as they come; stopped or killed, the same command goes on.
+    """
+    from medai.cli.infer_folder import is_folder_of_scans, scan_folder
+
+    who = build_executor(executor, workers=workers, address=address, device="auto")
+    if is_folder_of_scans(image, out):
+        if picture is not None:
+            raise InputError("--picture draws one scan; this is a folder of scans.")
+        scan_folder(
+            image,
+            out,
+            who,
+            own_output(executor),
+            studies=studies,
+            file_format=file_format,
+            anew=anew,
+            json_file=json_file,
+        )
+        return
+    many = {
+        "--executor ray": executor is ExecutorName.RAY,
+        "--workers": workers,
+        "--format": file_format,
+        "--anew": anew,
+    }
+    if given := [name for name, value in many.items() if value]:
+        raise InputError(f"{', '.join(given)} is for a folder of scans; '{image}' is one scan.")
+    _scan_one(image, out, studies=studies, picture=picture, json_file=json_file)
+
+
+def _scan_one(image: Path, out: Path, *, studies: Path | None, picture: Path | None, json_file: Path | None) -> None:
     from rich.table import Table
 
     from medai.store.layout import engines_folder

@@ -21,7 +21,10 @@ from medai.cli import (
     infer,
     models,
     phantom,
+    score,
     serve,
+    simulate,
+    status,
     train,
 )
 from medai.errors import CancelledByUserError, MedaiError
@@ -40,12 +43,15 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
+app.command("score")(score.score)
+app.command("status")(status.status)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)
 app.add_typer(evaluate.app, name="evaluate")
 app.command("demo")(demo.demo)
 app.add_typer(models.app, name="models")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(bench.app, name="bench")
 app.add_typer(phantom.app, name="phantom")
 

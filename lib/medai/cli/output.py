@@ -63,8 +63,13 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def progress_bar(on: Console) -> Iterator[Progress]:
-    """A progress bar with time spent and time left, removed when done."""
+def progress_bar(on: Console, *, speed_over_s: float = 30.0) -> Iterator[Progress]:
+    """A progress bar with time spent and time left, removed when done.
+
+    Args:
+        on: where it is drawn.
+        speed_over_s: the time left goes by the speed of the last seconds, so many; more than one step should fit.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -83,5 +88,5 @@ def progress_bar(on: Console) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=on, transient=True) as bar:
+    with Progress(*columns, console=on, transient=True, speed_estimate_period=speed_over_s) as bar:
         yield bar

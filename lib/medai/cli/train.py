@@ -56,6 +56,9 @@ def train(
         str | None,
         typer.Option(metavar="local|off|URL", help="Study: where MLflow keeps the run; default: in the study."),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Click network: processes that train together, one a GPU.")
+    ] = 1,
     keep: Annotated[int | None, typer.Option(min=2, help="Study: model versions kept on disk; default: 5.")] = None,
     json_file: JsonOption = None,
 ) -> None:
@@ -88,6 +91,7 @@ def train(
                 "seed": seed,
                 "resume": resume is not False,
                 "members": members,
+                "processes": processes,
             },
         )
     else:
@@ -100,7 +104,12 @@ def train(
         outcome = _retrain(
             Path(target),
             task,
-            {"epochs": epochs or STUDY_EPOCHS, "device": device, "seed": 1 if seed is None else seed},
+            {
+                "epochs": epochs or STUDY_EPOCHS,
+                "device": device,
+                "seed": 1 if seed is None else seed,
+                "processes": processes,
+            },
             tracking=tracking or "local",
             keep=keep,
             on_screen=console(json_file),

@@ -2,7 +2,7 @@
 
 from medai.domain.assessment import NoduleAssessment, RatedProbability
 from medai.domain.label_map import LabelMap, Segment
-from medai.domain.nodule import Candidate, Nodule, NoduleKind
+from medai.domain.nodule import Candidate, Nodule, NoduleKind, OutlineDoubt
 from medai.domain.prediction import Prediction
 from medai.domain.volume import Volume
 
@@ -12,6 +12,7 @@ __all__ = [
     "Nodule",
     "NoduleAssessment",
     "NoduleKind",
+    "OutlineDoubt",
     "Prediction",
     "RatedProbability",
     "Segment",

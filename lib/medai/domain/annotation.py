@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,7 +55,8 @@ class Annotation:
         review: what a reviewer said.
         review_by: who said it.
         quarantine_reason: why it is kept from training until somebody looks; "" where nothing is wrong with it.
-        is_current: True for the latest label of its case and tag.
+        is_current: True for the latest label of its case and tag, which is the one that the study shows.
+        is_own_latest: True for the latest one of its annotator: each annotator's label stands beside the others'.
         segment_names: voxel value and name of each segment, as the annotator named it, ratings included
             ("nodule malignancy 4"); empty where nobody said, and for labels of before names were kept.
     """
@@ -76,9 +78,27 @@ class Annotation:
     review_by: str = ""
     quarantine_reason: str = ""
     is_current: bool = True
+    is_own_latest: bool = True
     segment_names: tuple[tuple[int, str], ...] = ()
 
     @property
     def trains(self) -> bool:
         """Whether a training may learn from it."""
-        return self.is_current and not self.quarantine_reason and self.review is not ReviewState.FLAGGED
+        return self.is_own_latest and not self.quarantine_reason and self.review is not ReviewState.FLAGGED
+
+
+def standing(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
+    """The labels of one case and tag that count, where several people have read it.
+
+    Of each annotator the latest label, unless it is flagged or in quarantine. Where a reviewer has approved any, the
+    latest of those alone: somebody has settled it.
+
+    Args:
+        annotations: every label of the case and tag, oldest first.
+
+    Returns:
+        Oldest first; empty where nothing counts.
+    """
+    kept = [annotation for annotation in annotations if annotation.trains]
+    approved = [a for a in kept if a.review is ReviewState.APPROVED]
+    return tuple(approved[-1:] or kept)

@@ -57,6 +57,8 @@ class NoduleAssessment:
         ratings: the same of every attribute of ``ATTRIBUTES`` the model rates.
         kind: the likeliest attenuation type.
         kind_probabilities: of each type; they sum to 1.
+        member_information: how much the members of the ensemble that rated it differ about its malignancy: mutual
+            information, bits; None where one network rated it.
     """
 
     malignancy: RatedProbability
@@ -64,3 +66,4 @@ class NoduleAssessment:
     ratings: Mapping[str, float] = field(default_factory=dict)
     kind: NoduleKind
     kind_probabilities: Mapping[NoduleKind, float] = field(default_factory=dict)
+    member_information: float | None = None

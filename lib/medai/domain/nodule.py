@@ -12,7 +12,7 @@ from medai.domain.nodule_kind import NoduleKind
 from medai.errors import GeometryError
 from medai.geometry import IndexBox
 
-__all__ = ["Candidate", "Nodule", "NoduleKind"]
+__all__ = ["Candidate", "Nodule", "NoduleKind", "OutlineDoubt"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,21 @@ class Candidate:
     probability: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutlineDoubt:
+    """How sure the models are of an outline.
+
+    Attributes:
+        expected_error: one less the Dice that may be expected of it, 0–1.
+        view_variation: one less the mean Dice of mirrored views with what they agree on, 0–1; None with one view.
+        member_information: mutual information between its voxels and an ensemble's members, bits; None with one member.
+    """
+
+    expected_error: float
+    view_variation: float | None = None
+    member_information: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Nodule:
     """An outlined nodule.
@@ -44,6 +59,7 @@ class Nodule:
         probability: 0–1, that it is a nodule.
         side: "left", "right" or "" where the lungs are not known.
         assessment: how it is rated, None where it was not classified.
+        doubt: how sure the models are of the outline; None where that is not known.
     """
 
     box: IndexBox
@@ -55,6 +71,7 @@ class Nodule:
     probability: float
     side: str = ""
     assessment: NoduleAssessment | None = None
+    doubt: OutlineDoubt | None = None
 
     def __post_init__(self) -> None:
         if self.mask.shape != self.box.shape_ijk:

@@ -1,13 +1,15 @@
 """How far annotators agree, and which of them outlines too large, too small or something else altogether.
 
 Whoever is found biased or outlying is no peer for the others any more: one reader who outlines far too large makes the
-rest look as if they outlined too small. numpy only; cases are drawn whole, nodules of one scan are alike.
+rest look as if they outlined too small. The model's proposals stand in for other annotators only of whom too few cases
+were read by anybody else: a weak model outlines too small or too large itself, and would accuse everybody who corrects
+it. numpy only; cases are drawn whole, nodules of one scan are alike.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,7 +129,7 @@ class VolumeBias:
         reader: the annotator.
         log_ratio: mean of ln(volume / the peers' volume), with its 95 % interval by case.
         against_peers: nodules compared with other annotators.
-        against_model: cases compared with the model's proposal: nobody else read them.
+        against_model: cases compared with the model's proposal: nobody else read them, and too few others.
         is_biased: the whole interval lies beyond the margin, and there are enough cases.
         is_disputed: two annotators differ from each other beyond the margin, and nothing says whose outlines are wrong.
     """
@@ -154,16 +156,19 @@ class OverlapWithPeers:
 
     Attributes:
         reader: the annotator.
-        dice: mean over cases of the Dice of all nodules together to the other annotators' (mean over them), or to the
-            model's proposal where nobody else read the case; nodules that one of them lacks count.
+        dice: mean over cases of the Dice of all nodules together to the other annotators' (mean over them), or, with
+            too few of those, to the model's proposal where nobody else read the case; nodules that one of them lacks
+            count.
         limit: Dice below which this annotator is an outlier; None with fewer than three annotators of enough cases.
         is_outlier: below it.
+        against_peers: cases compared with other annotators.
     """
 
     reader: str
     dice: MeanInterval
     limit: float | None
     is_outlier: bool
+    against_peers: int
 
 
 def pair_agreements(nodules: Sequence[ReadNodule], rng: np.random.Generator) -> tuple[PairAgreement, ...]:
@@ -218,12 +223,14 @@ def volume_biases(
     *,
     margin: float = BIAS_MARGIN,
     fewest_cases: int = FEWEST_CASES,
+    no_peers: Collection[str] = (),
 ) -> tuple[VolumeBias, ...]:
     """Find who outlines too large or too small.
 
-    Each nodule of an annotator is compared with the median (of logarithms) of the other annotators' volumes of it; a
-    case that nobody else marked, with the model's proposal. The most biased annotator is no peer from then on, and the
-    others are looked at again. Where two accuse each other, both are compared with the model.
+    Each nodule of an annotator is compared with the median (of logarithms) of the other annotators' volumes of it; with
+    fewer such cases than anybody is named of, a case that nobody else marked is compared with the model's proposal. The
+    most biased annotator is no peer from then on, and the others are looked at again. Where two accuse each other, both
+    are compared with the model.
 
     Args:
         nodules: matched between annotators.
@@ -231,6 +238,8 @@ def volume_biases(
         rng: draws the cases.
         margin: of volume, above 0 and below 1.
         fewest_cases: of which anybody is named.
+        no_peers: whose volumes say nothing of the others': those who label something else altogether. One voxel here
+            and half a lung there widen everybody's interval until no bias can be told.
 
     Raises:
         InputError: a margin out of range.
@@ -238,22 +247,24 @@ def volume_biases(
     if not 0 < margin < 1:
         raise InputError(f"A margin of {margin} is out of range: give a share of the volume above 0 and below 1.")
     readers = sorted({*_readers(nodules), *(p.reader for p in proposals)})
-    no_peers: set[str] = set()
+    left_out = set(no_peers)
+    named: set[str] = set()
     accused: set[str] = set()
     while True:
-        found = {r: _volume_bias(r, nodules, proposals, no_peers, rng, margin, fewest_cases) for r in readers}
-        suspects = [b for r, b in found.items() if b is not None and b.is_biased and r not in no_peers]
+        found = {r: _volume_bias(r, nodules, proposals, left_out, rng, margin, fewest_cases) for r in readers}
+        suspects = [b for r, b in found.items() if b is not None and b.is_biased and r not in named]
         if not suspects:
             break
         suspects.sort(key=lambda b: -abs(b.log_ratio.mean))
         worst = suspects[0]
-        no_peers.add(worst.reader)
+        named.add(worst.reader)
         for other in suspects[1:]:
             if other.log_ratio.mean * worst.log_ratio.mean < 0 and (
                 abs(other.log_ratio.mean) >= _TIE * abs(worst.log_ratio.mean)
             ):
-                no_peers.add(other.reader)
+                named.add(other.reader)
                 accused |= {worst.reader, other.reader}
+        left_out |= named
     return tuple(
         _disputed(reader, bias, accused, nodules, proposals, rng, margin, fewest_cases)
         for reader, bias in found.items()
@@ -276,8 +287,8 @@ def overlaps_with_peers(
     readers = sorted({*_readers(nodules), *(p.reader for p in proposals)})
     outliers: dict[str, float] = {}
     while True:
-        found = {r: _overlap(r, nodules, proposals, set(outliers), rng) for r in readers}
-        judged = {r: d.mean for r, d in found.items() if d is not None and d.cases >= fewest_cases}
+        found = {r: _overlap(r, nodules, proposals, set(outliers), rng, fewest_cases) for r in readers}
+        judged = {r: d.mean for r, (d, _) in found.items() if d is not None and d.cases >= fewest_cases}
         peers = [value for r, value in judged.items() if r not in outliers]
         limit = _limit(peers) if len(judged) >= 3 else None
         below = {r: value for r, value in judged.items() if limit is not None and value < limit and r not in outliers}
@@ -290,8 +301,9 @@ def overlaps_with_peers(
             dice=value,
             limit=outliers.get(reader, limit if reader in judged else None),
             is_outlier=reader in outliers,
+            against_peers=against_peers,
         )
-        for reader, value in found.items()
+        for reader, (value, against_peers) in found.items()
         if value is not None
     )
 
@@ -325,7 +337,7 @@ def _volume_bias(
             values.append(float(np.log(np.count_nonzero(nodule.masks[reader])) - np.median(volumes)))
             cases.append(nodule.case_id)
     against_peers, with_peers = len(values), set(cases)
-    for proposal in proposals:
+    for proposal in proposals if len(with_peers) < fewest_cases else ():
         if proposal.reader == reader and proposal.case_id not in with_peers and proposal.log_volume_ratio is not None:
             values.append(proposal.log_volume_ratio)
             cases.append(proposal.case_id)
@@ -376,8 +388,9 @@ def _overlap(
     proposals: Sequence[ProposalComparison],
     no_peers: set[str],
     rng: np.random.Generator,
-) -> MeanInterval | None:
-    """Mean over cases of the Dice of whole labels."""
+    fewest_cases: int,
+) -> tuple[MeanInterval | None, int]:
+    """Mean over cases of the Dice of whole labels, and how many of these cases others have read."""
     by_case: dict[str, list[ReadNodule]] = {}
     for nodule in nodules:
         if reader in nodule.readers:
@@ -388,10 +401,11 @@ def _overlap(
         values = [value for other in peers if (value := _label_dice(found, reader, other)) is not None]
         if values:
             scores[case_id] = float(np.mean(values))
-    for proposal in proposals:
+    against_peers = len(scores)
+    for proposal in proposals if against_peers < fewest_cases else ():
         if proposal.reader == reader:
             scores.setdefault(proposal.case_id, proposal.dice)
-    return mean_by_patient_bootstrap(list(scores.values()), list(scores), rng) if scores else None
+    return (mean_by_patient_bootstrap(list(scores.values()), list(scores), rng) if scores else None), against_peers
 
 
 def _label_dice(nodules: Sequence[ReadNodule], first: str, second: str) -> float | None:

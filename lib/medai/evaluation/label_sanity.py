@@ -123,12 +123,13 @@ def agreement_problem(dice_to_peers: Sequence[float], dice_to_proposal: float | 
     """
     if len(dice_to_peers) < LEAST_PEERS:
         return ""
-    mean = float(np.mean(dice_to_peers))
-    if mean >= LEAST_AGREEMENT or (dice_to_proposal is not None and dice_to_proposal >= LEAST_AGREEMENT):
+    # With none of them: a mean would put a good label into quarantine for two bad ones beside it.
+    best = max(dice_to_peers)
+    if best >= LEAST_AGREEMENT or (dice_to_proposal is not None and dice_to_proposal >= LEAST_AGREEMENT):
         return ""
     model = "" if dice_to_proposal is None else f" and {dice_to_proposal:.2f} with the model"
     return (
-        f"it agrees with the {len(dice_to_peers)} other labels of this case at a mean Dice of {mean:.2f}{model} "
+        f"it agrees with none of the {len(dice_to_peers)} other labels of this case (Dice {best:.2f} at best){model} "
         f"(the bound is {LEAST_AGREEMENT})"
     )
 

@@ -9,13 +9,16 @@ Threads: a classifier keeps no state between calls and may be used by any number
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import NoduleAssessment, Volume
+from medai.domain.assessment import MALIGNANCY
 from medai.errors import ModelError
+from medai.evaluation.information import mutual_information_bits
 from medai.geometry import IndexBox
 from medai.networks.engine import Engine
 from medai.postprocessing.ratings import RatingStage, ratings_of_logits
@@ -67,14 +70,27 @@ class NoduleClassifier:
         Raises:
             InputError: the mask is empty.
         """
-        return self._stage.assess(self.rate(volume, box, mask))
+        features, network = self._looked_at(volume, box, mask)
+        assessment = self._stage.assess(self._stage.ratings(features, network.mean(axis=0, keepdims=True))[0])
+        if len(network) == 1:
+            return assessment
+        each = self._stage.ratings(np.repeat(features, len(network), axis=0), network)
+        malignancy = each[:, self._stage.attributes.index(MALIGNANCY)]
+        probabilities = np.array([self._stage.probability(float(rating)) for rating in malignancy])
+        return replace(assessment, member_information=float(mutual_information_bits(probabilities)))
 
     def rate(self, volume: Volume, box: IndexBox, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Ratings of one nodule, float64, in the order of the stage's ``attributes``."""
+        features, network = self._looked_at(volume, box, mask)
+        return np.asarray(self._stage.ratings(features, network.mean(axis=0, keepdims=True))[0])
+
+    def _looked_at(
+        self, volume: Volume, box: IndexBox, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Measurements, shape (1, F), and the ratings of each of the network's members, shape (members, N)."""
         features = as_vector(nodule_features(volume, box, mask), self._stage.features)
         views = nodule_views(volume, box, mask)[None]
         batch = np.concatenate([np.flip(views, axes) for axes in MIRRORS])
         logits = self._engine.run(batch)
         steps = logits.reshape(len(MIRRORS), logits.shape[1], len(self._stage.attributes), -1)
-        network = ratings_of_logits(steps.mean(axis=0)).mean(axis=0)
-        return np.asarray(self._stage.ratings(features[None], network[None])[0])
+        return features[None], ratings_of_logits(steps.mean(axis=0))

@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +134,10 @@ class ClickResult:
         looked_at: the part of the scan that was read for the answer, empty without a foreground click. Voxels outside
             have no influence on it, nor has where the scan ends, unless the box reaches that end.
         uncertainty: 0 (sure) to 1 (guessing): one less the Dice that may be expected of the mask.
+        view_variation: one less the mean Dice of the mirrored views' outlines with that of their mean, 0–1; of several
+            foreground clicks the largest. None where one view alone was looked at.
+        member_information: how much the members of a committee differ about the voxels that any of them takes for
+            nodule: mean mutual information, bits. None where one network answered.
         seconds: wall time of "resample", "network" and "total".
     """
 
@@ -142,6 +146,8 @@ class ClickResult:
     probability: NDArray[np.float32]
     looked_at: IndexBox
     uncertainty: float
+    view_variation: float | None = None
+    member_information: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -220,6 +226,8 @@ class ClickSegmenter:
             probability=probability,
             looked_at=_surrounding(looked_at),
             uncertainty=_uncertainty(mask, probability),
+            view_variation=_largest_known(region.view_variation for region in regions),
+            member_information=_largest_known(region.member_information for region in regions),
             seconds=seconds,
         )
 
@@ -242,7 +250,10 @@ class ClickSegmenter:
                 break
             grid = closer
         if found is not None and not self._believes(region) and self._believes(found):
-            region = found
+            # What the views of the second look differ about is why it is not believed.
+            region = dataclasses.replace(
+                found, view_variation=region.view_variation, member_information=region.member_information
+            )
         return dataclasses.replace(region, looked_at=looked_at)
 
     def _corrected(
@@ -319,6 +330,11 @@ def _views(config: Mapping[str, Any]) -> int:
     if config.get("network") != "ensemble":
         return len(FLIPS)
     return max(2, len(FLIPS) // max(1, int(config["network_options"]["count"])))
+
+
+def _largest_known(values: Iterable[float | None]) -> float | None:
+    """The largest of some numbers, None where none is known."""
+    return max((value for value in values if value is not None), default=None)
 
 
 def _surrounding(boxes: Sequence[IndexBox]) -> IndexBox:

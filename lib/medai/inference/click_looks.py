@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import Volume
+from medai.evaluation.dice import dice
+from medai.evaluation.information import mutual_information_bits
 from medai.geometry import IndexBox
 from medai.inference.click_rules import Index, ball, connected_to, cut_away, within
+from medai.networks.committee import Committee
 from medai.networks.engine import Engine
 from medai.preprocessing.click_maps import network_input
 from medai.preprocessing.patches import PatchGrid
@@ -44,7 +47,8 @@ class Region:
     """A mask and probabilities in one box of the scan, the patch they come from, and the probability at the click.
 
     ``looked_at`` is the part of the scan that was read for it, patches that were passed over included; ``threshold``
-    the probability from which a voxel belongs to the mask.
+    the probability from which a voxel belongs to the mask. ``view_variation`` and ``member_information`` say how much
+    mirrored views and the members of a committee differ (``ClickResult``), None where there was one.
     """
 
     grid: PatchGrid
@@ -55,6 +59,8 @@ class Region:
     looked_at: IndexBox
     fills: bool
     threshold: float
+    view_variation: float | None = None
+    member_information: float | None = None
 
     @property
     def filled(self) -> IndexBox | None:
@@ -110,14 +116,37 @@ def look(
     flips = [tuple(axis + 1 for axis in axes) for axes in FLIPS[:views]]
     batch = np.stack([np.flip(patch, axes) for axes in flips])
     prepared = time.perf_counter()
-    logits = engine.run(batch)[:, 0]
+    members = engine.run_members(batch)[:, :, 0] if isinstance(engine, Committee) else engine.run(batch)[None, :, 0]
     answered = time.perf_counter()
-    seen = [np.flip(one, [axis - 1 for axis in axes]) for one, axes in zip(logits, flips, strict=True)]
-    probability = np.mean([1.0 / (1.0 + np.exp(-np.clip(one, -30.0, 30.0))) for one in seen], axis=0, dtype=np.float32)
+    by_view = _turned_back(members.mean(axis=0), flips)
+    probability = np.mean(by_view, axis=0, dtype=np.float32)
     region = _kept(grid, np.asarray(probability, dtype=np.float32), clicks, rules)
+    if views > 1:
+        region = replace(region, view_variation=_variation(by_view, probability, region.threshold))
+    if len(members) > 1:
+        by_member = np.stack([np.mean(_turned_back(one, flips), axis=0, dtype=np.float32) for one in members])
+        region = replace(region, member_information=_information(by_member, region.threshold))
     seconds["resample"] += (prepared - begun) + (time.perf_counter() - answered)
     seconds["network"] += answered - prepared
     return region
+
+
+def _turned_back(logits: NDArray[np.float32], flips: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
+    """The probabilities of mirrored views, each as the patch itself lies; ``flips`` count the channel axis."""
+    seen = [np.flip(one, [axis - 1 for axis in axes]) for one, axes in zip(logits, flips, strict=True)]
+    return [np.asarray(1.0 / (1.0 + np.exp(-np.clip(one, -30.0, 30.0)))) for one in seen]
+
+
+def _variation(by_view: Sequence[NDArray[np.float32]], mean: NDArray[np.float32], threshold: float) -> float:
+    """One less the mean Dice of each view's outline with that of their mean."""
+    agreed = mean >= threshold
+    return 1.0 - float(np.mean([dice(view >= threshold, agreed) for view in by_view]))
+
+
+def _information(by_member: NDArray[np.float32], threshold: float) -> float:
+    """The mean mutual information of the voxels that any member takes for nodule, bits."""
+    somewhere = (by_member >= threshold).any(axis=0)
+    return float(mutual_information_bits(by_member[:, somewhere]).mean()) if somewhere.any() else 0.0
 
 
 def _kept(grid: PatchGrid, patch_probability: NDArray[np.float32], clicks: Clicks, rules: LookRules) -> Region:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from medai.domain import Candidate, Nodule, Prediction, Volume
+from medai.domain import Candidate, Nodule, OutlineDoubt, Prediction, Volume
 from medai.domain.assessment import NoduleAssessment
 from medai.errors import CancelledByUserError
 from medai.geometry import IndexBox
@@ -195,6 +195,12 @@ class ScanPipeline:
             probability=candidate.probability,
             side=lungs.side_at(candidate.centre_ras_mm),
         )
+        doubt = OutlineDoubt(
+            expected_error=result.uncertainty,
+            view_variation=result.view_variation,
+            member_information=result.member_information,
+        )
+        nodule = replace(nodule, doubt=doubt)
         return nodule if self._is_plausible(nodule, volume) else None
 
     def _is_plausible(self, nodule: Nodule, volume: Volume) -> bool:

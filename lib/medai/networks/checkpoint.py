@@ -89,7 +89,8 @@ def load_checkpoint(path: Path, *, part: str | None = None) -> Checkpoint:
 
     Args:
         path: written by ``save_checkpoint`` or ``save_parts``.
-        part: one network of several; None where the file holds one alone.
+        part: one network of several; None where the file holds one alone. The members of an ensemble are its parts
+            "members.0", "members.1" …
 
     Raises:
         ModelError: the file is missing, damaged, not one of ours, or has no such part.
@@ -148,8 +149,14 @@ def _part_of(config: dict[str, Any], part: str | None, path: Path) -> dict[str, 
     """The config of one network of several, or the whole."""
     if part is None:
         return config
-    parts = config.get("parts", {})
+    parts = _members(config) if config["network"] == "ensemble" else config.get("parts", {})
     if part not in parts:
         raise ModelError(f"{path} has no part '{part}'; it has {', '.join(parts) or 'none'}.")
     found: dict[str, Any] = parts[part]
     return found
+
+
+def _members(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The config of each member of an ensemble, as if it were alone."""
+    options = config["network_options"]
+    return {f"members.{number}": {**config, **options["member"]} for number in range(int(options["count"]))}

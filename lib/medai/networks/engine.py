@@ -152,7 +152,8 @@ def load_engine(
         part: which network of a file that holds several.
         device: "auto" takes CUDA where there is one, else the CPU; "cpu"; "cuda".
         cache_folder: where converted networks are kept; None converts at every load.
-        threads: CPU threads, by default those of the process, at most ``MAX_THREADS``.
+        threads: CPU threads; by default OMP_NUM_THREADS, which Ray sets to a worker's share of its machine, else those
+            of the process; at most ``MAX_THREADS``.
 
     Raises:
         ModelError: the weights are missing, damaged or do not fit their network.
@@ -160,12 +161,17 @@ def load_engine(
     """
     if device not in DEVICES:
         raise InputError(f"Device '{device}' is unknown: choose one of {', '.join(DEVICES)}.")
-    threads = max(1, min(threads or len(os.sched_getaffinity(0)), MAX_THREADS))
+    threads = max(1, min(threads or _usual_threads(), MAX_THREADS))
     if device == "cuda" or (device == "auto" and _may_have_cuda()):
         engine = _load_on_cuda(checkpoint_path, part, required=device == "cuda")
         if engine is not None:
             return engine
     return _load_on_cpu(checkpoint_path, part, cache_folder, threads)
+
+
+def _usual_threads() -> int:
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    return int(share) if share.isdigit() and int(share) else len(os.sched_getaffinity(0))
 
 
 def _may_have_cuda() -> bool:

@@ -216,7 +216,8 @@ def _union(volume: Volume, first: Nodule, second: Nodule) -> Nodule:
     both = first.box.union(second.box)
     best = first if first.probability >= second.probability else second
     mask = _on_box(first, both) | _on_box(second, both)
-    return nodule_from_mask(volume, both, mask, probability=best.probability, side=best.side)
+    whole = nodule_from_mask(volume, both, mask, probability=best.probability, side=best.side)
+    return replace(whole, doubt=best.doubt)
 
 
 def _on_box(nodule: Nodule, box: IndexBox) -> NDArray[np.bool_]:

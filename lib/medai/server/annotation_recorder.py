@@ -17,39 +17,21 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from medai.domain import LabelMap, Volume
-from medai.domain.annotation import Annotation, Correction, ReviewState
-from medai.errors import MedaiError, NotFoundError
-from medai.evaluation.corrections import correction_of, labels_dice
-from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
-from medai.geometry import IndexBox
-from medai.server.axes import with_axes_of
+from medai.domain.annotation import Annotation, ReviewState
+from medai.errors import MedaiError
 from medai.server.infer_request import InferReply, Proposes
 from medai.server.uploads import CheckedLabel
 from medai.store.annotation_files import sha256_of_file
 from medai.store.annotations import AnnotationLog, Submission
-from medai.store.proposals import ProposalPart, ProposalStore, RememberedProposal, read_proposal
+from medai.store.proposals import ProposalPart, ProposalStore, RememberedProposal
 from medai.store.reservations import Reservations
 from medai.store.study import StudyStore
-from medai.volume_io.readers import read_geometry, read_label_map
+from medai.volume_io.readers import read_label_map
+from medai.workflows.annotation_measures import AnnotationMeasurer, RecordedScans, label_volume_ml
 
 logger = logging.getLogger(__name__)
-
-
-class RecordedScans(Protocol):
-    """Decoded scans; ``volume_io.scan_cache.ScanCache`` is one."""
-
-    def get(self, path: Path, case_id: str = "") -> Volume:
-        """The scan."""
-        ...
-
-    def find_open(self, path: Path, case_id: str = "") -> Volume | None:
-        """The scan where it is decoded already."""
-        ...
 
 
 class AnnotationRecorder:
@@ -61,7 +43,7 @@ class AnnotationRecorder:
         self._proposals = ProposalStore(study.folder)
         self._study = study
         self._reservations = reservations
-        self._scans = scans
+        self._measures = AnnotationMeasurer(self.log, study, scans)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-proposals")
         self._measurer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-measures")
 
@@ -120,12 +102,12 @@ class AnnotationRecorder:
             tag=checked.tag,
             annotator=annotator,
             nodules=len(checked.label_map.segments) if checked.label_map else int(checked.info.get("detections", 0)),
-            volume_ml=_volume_ml(checked.label_map),
+            volume_ml=label_volume_ml(checked.label_map),
             seconds_spent=self._seconds_spent(case_id, client_id, proposal),
             proposal_model=proposal.model if proposal else None,
             proposal_version=proposal.version if proposal else None,
             proposal_folder=proposal.folder if proposal else None,
-            quarantine_reason=self._first_sight(case_id, checked.label_map),
+            quarantine_reason=self._measures.first_sight(case_id, checked.label_map),
             is_measured=checked.label_map is None,
             info=checked.info,
         )
@@ -174,74 +156,12 @@ class AnnotationRecorder:
         # A case that was opened by its name: since the model's answer.
         return max(0.0, time.time() - proposal.since_s) if proposal else None
 
-    def _first_sight(self, case_id: str, label_map: LabelMap | None) -> str:
-        """What is wrong with a label as far as it can be told at once."""
-        if label_map is None:
-            return ""
-        volume = self._scans.find_open(self._study.image_path(case_id), case_id)
-        return shape_problem(label_map) or (air_problem(label_map, volume) if volume else "")
-
     def _measure(self, annotation_id: str) -> None:
         try:
-            annotation = self.log.get(annotation_id)
-            if annotation.file_name.endswith(".json"):
-                self.log.set_measures(annotation_id, None, "")
-                return
-            label_map = read_label_map(self.log.path(annotation))
-            correction = self._correction(annotation, label_map)
-            problem = annotation.quarantine_reason or self._problem(annotation, label_map, correction)
-            self.log.set_measures(annotation_id, correction, problem)
-        except NotFoundError as error:
-            logger.warning("Annotation %s is not measured, its case is gone: %s", annotation_id, error)
-            with contextlib.suppress(MedaiError):
-                self.log.set_measures(annotation_id, None, "")
-        except MedaiError as error:
-            logger.warning("Annotation %s is not measured, it is tried at the next start: %s", annotation_id, error)
+            self._measures.measure(annotation_id)
         except Exception:
             # This thread serves every later label too.
             logger.exception("Measuring annotation %s failed", annotation_id)
-
-    def _correction(self, annotation: Annotation, label_map: LabelMap) -> Correction | None:
-        folder = self.log.proposal_folder(annotation)
-        if folder is None:
-            return None
-        try:
-            proposal = read_proposal(folder)
-            return None if proposal is None else correction_of(label_map, with_axes_of(label_map.geometry, proposal))
-        except MedaiError as error:
-            logger.warning("The correction of %s cannot be told: %s", annotation.annotation_id, error)
-            return None
-
-    def _problem(self, annotation: Annotation, label_map: LabelMap, correction: Correction | None) -> str:
-        scan_path = self._study.image_path(annotation.case_id)
-        geometry = read_geometry(scan_path)
-        if not label_map.geometry.is_same_grid(geometry):
-            return f"it is not on its scan's grid: {label_map.geometry.describe()}, the scan: {geometry.describe()}"
-        volume = self._scans.get(scan_path, annotation.case_id)
-        found = shape_problem(label_map) or air_problem(label_map, volume) or place_problem(label_map, volume)
-        if found:
-            return found
-        agreement = [self._agreement(label_map, peer) for peer in self._peers(annotation)]
-        return agreement_problem(
-            [dice for dice in agreement if dice is not None], correction.dice if correction else None
-        )
-
-    def _agreement(self, label_map: LabelMap, peer: Annotation) -> float | None:
-        try:
-            return labels_dice(label_map, read_label_map(self.log.path(peer)))
-        except MedaiError as error:
-            # One of a scan that was replaced under the same name, say.
-            logger.warning("Annotation %s cannot be compared with: %s", peer.annotation_id, error)
-            return None
-
-    def _peers(self, annotation: Annotation) -> list[Annotation]:
-        """The latest label of each other annotator of the case that nobody doubts."""
-        latest = {
-            other.annotator: other
-            for other in self.log.of_case(annotation.case_id)
-            if other.tag == annotation.tag and not other.quarantine_reason and other.review is not ReviewState.FLAGGED
-        }
-        return [other for annotator, other in latest.items() if annotator != annotation.annotator]
 
     def _record_found(self, case_id: str, tag: str, path: Path) -> Annotation:
         label_map = None if path.suffix == ".json" else read_label_map(path)
@@ -249,7 +169,7 @@ class AnnotationRecorder:
             case_id=case_id,
             tag=tag,
             nodules=len(label_map.segments) if label_map else 0,
-            volume_ml=_volume_ml(label_map),
+            volume_ml=label_volume_ml(label_map),
             is_measured=True,
             info=self._study.label_info(case_id, tag),
         )
@@ -264,10 +184,3 @@ def _version(params: Mapping[str, Any]) -> str:
     if isinstance(version, Mapping):
         return "+".join(str(each) for each in version.values())
     return str(version or "")
-
-
-def _volume_ml(label_map: LabelMap | None) -> float:
-    box = None if label_map is None else IndexBox.of_mask(label_map.labels)
-    if label_map is None or box is None:
-        return 0.0
-    return int(np.count_nonzero(label_map.labels[box.slices])) * label_map.geometry.voxel_volume_mm3 / 1000.0

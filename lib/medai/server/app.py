@@ -21,20 +21,21 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
-from medai.active_learning.uncertainty import scan_uncertainty
-from medai.domain import LabelMap, Prediction
+from medai.domain import LabelMap
 from medai.errors import InputError, ModelError, NotFoundError, StorageError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.annotation_recorder import AnnotationRecorder
 from medai.server.background import Trainings
+from medai.server.case_jobs import CaseJobs
 from medai.server.classification_task import NoduleClassificationTask
 from medai.server.click_task import NoduleClickTask
 from medai.server.datastore import MedaiDatastore
 from medai.server.infer_request import MedaiInferTask
+from medai.server.lanes import Lanes
 from medai.server.model_shelf import ModelShelf
 from medai.server.scan_tasks import LungsTask, NoduleDetectionTask, NoduleSegmentationTask, ScanPredictions
-from medai.server.scoring import UncertaintyScoring
+from medai.server.scoring import GivingWay, PoolScoring, UncertaintyScoring, lanes_are_busy
 from medai.server.scribbles_task import scribbles_tasks
 from medai.server.served_scans import ServedScans
 from medai.server.settings import ServerSettings
@@ -42,19 +43,25 @@ from medai.server.strategies import build_strategies
 from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
 from medai.store.layout import engines_folder, models_folder, state_folder
+from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
+from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import FINAL, StudyStore
 from medai.volume_io.scan_cache import ScanCache
+from medai.workflows.annotation_cost import LearntCost
+from medai.workflows.case_queue import CaseQueue
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
 from medai.workflows.labelled_examples import read_submitted
+from medai.workflows.score_case import scored_versions, scoring_pipeline
 from medai.workflows.training_policy import TrainingPolicy
 from medai.workflows.training_queue import TrainingQueue
 
 if TYPE_CHECKING:
     from medai.inference.click import ClickSegmenter
     from medai.inference.scan import ScanPipeline
+    from medai.workflows.executors import CaseExecutor
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +101,14 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         )
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
         self.annotations.resume()
+        self.cost = LearntCost(self.annotations.log.all)
+        self.queue = CaseQueue(
+            study=self.study,
+            reservations=self.reservations,
+            scores=self.scores,
+            patients=PatientIndex(folder),
+            cost=lambda: self.cost.present,
+        )
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
         self.models = ModelRegistry(
             models_folder(folder), keep=self.options.keep_models, keep_mb=self.options.keep_models_mb or None
@@ -133,7 +148,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def init_infers(self) -> dict[str, InferTask]:
         """The tasks, in the order in which the plugin lists them; the first runs by itself on Next Sample."""
-        predictions = ScanPredictions(self.scans, self._scan_model, self._keep_uncertainty)
+        self.predictions = predictions = ScanPredictions(self.scans, self._scan_model)
         return {
             "nodule_segmentation": NoduleSegmentationTask(predictions),
             "nodule_click": NoduleClickTask(self.scans, self._click_model, self._loaded_classifier),
@@ -157,9 +172,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def init_strategies(self) -> dict[str, Strategy]:
         """How the next case is chosen."""
         return build_strategies(
-            self.study,
-            self.reservations,
-            self.scores,
+            self.queue,
             rng=np.random.default_rng(self.options.seed),
             share_paths=self.options.share_paths,
         )
@@ -168,7 +181,10 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         """What the strategy ``uncertainty`` goes by."""
         return {
             "uncertainty": UncertaintyScoring(
-                self.study, self.scores, task=self._infers["nodule_detection"], version_id=self.score_version
+                self.study,
+                self.scores,
+                model=self.scoring_model,
+                versions=lambda: scored_versions(self.shelf.registry),
             )
         }
 
@@ -201,6 +217,21 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         return cast(UncertaintyScoring, _named(self._scoring_methods, name, "scoring method"))
 
     @property
+    def batch_executor(self) -> CaseExecutor | None:
+        """Who predicts the scans of a batch; None: this server."""
+        if self.options.batch_executor != "ray":
+            return None
+        from medai.workflows.ray_executor import RayExecutor
+
+        return RayExecutor(address=self.options.ray_address or None, use_gpus=self.options.device != "cpu")
+
+    def pool_scoring(self, lanes: Lanes) -> PoolScoring:
+        """Scoring as jobs that give way to the lanes."""
+        giving_way = GivingWay(lambda: lanes_are_busy(lanes))
+        turn = ScoringTurn(self.study.folder)
+        return PoolScoring(self.scoring_method("uncertainty"), CaseJobs("scoring", None), turn, giving_way)
+
+    @property
     def scoring_methods(self) -> tuple[str, ...]:
         """Names of the scoring methods."""
         return tuple(self._scoring_methods)
@@ -225,9 +256,12 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     # -- what happens around a request ---------------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Load the models and what writes an answer, so that the first annotator does not wait for it."""
+        """Load the models, what writes an answer and whose the cases are, so that the first annotator does not wait."""
         from medai.volume_io import writers  # noqa: F401  # for its import time alone
 
+        self.queue.patients.learn(self.study.image_ids())
+        self.scores.table()
+        self.cost.learn(len(self.study.labeled()))
         for task in (CLICK_TASK, DETECTION_TASK, CLASSIFICATION_TASK):
             try:
                 self.shelf.get(task)
@@ -243,20 +277,25 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
         try:
-            self.reservations.release(image_id)
+            self.reservations.submitted(image_id)
         except StorageError as error:
             # The label is kept: that the case stays reserved for an hour is no reason to say otherwise.
             logger.warning("Case %s stays reserved for a while: %s", image_id, error)
+        self.cost.learn(len(self.study.labeled()))
         if not self.options.prefetch:
             return
         held = {reservation.case_id for reservation in self.reservations.active()}
-        upcoming = next((case_id for case_id in self.study.unlabeled() if case_id not in held), None)
+        left = [case_id for case_id in self.study.unlabeled() if case_id not in held]
+        siblings = self.queue.patients.siblings(image_id)
+        # A patient's other study comes next; whatever else does is not known before it is asked for.
+        upcoming = next((case_id for case_id in left if case_id in siblings), next(iter(left), None))
         if upcoming is not None:
             self.scans.prefetch(self.study.image_path(upcoming), upcoming)
 
-    def score_version(self) -> str:
-        """The versions that an uncertainty is from."""
-        return "+".join(self.shelf.version_id(task) for task in (CLICK_TASK, DETECTION_TASK))
+    def scoring_model(self) -> ScanPipeline:
+        """The present models as scoring wants them: less likely candidates too."""
+        versions, click, detection, classifier = self._scan_parts()
+        return scoring_pipeline(detection, click, classifier, versions)
 
     def close(self) -> None:
         """End the training (the next server goes on with it) and the background threads."""
@@ -264,13 +303,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.trainings.close()
         self.annotations.close()
         self.scans.close()
-
-    def _keep_uncertainty(self, case_id: str, prediction: Prediction) -> None:
-        try:
-            self.scores.put({case_id: scan_uncertainty(prediction)}, model_version=self.score_version())
-        except StorageError as error:
-            # The annotator waits for the answer, not for its score.
-            logger.warning("The uncertainty of %s is not kept: %s", case_id, error)
+        self.scores.close()
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -281,6 +314,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def _scan_model(self) -> tuple[dict[str, str], ScanPipeline]:
         from medai.inference.scan import ScanPipeline
 
+        versions, click, detection, classifier = self._scan_parts()
+        return versions, ScanPipeline(detection, click, classifier=classifier)
+
+    def _scan_parts(self) -> tuple[dict[str, str], ClickSegmenter, Any, NoduleAssessor | None]:
+        """The versions by task and the loaded models that outline, find and, where there is one, rate."""
         click, detection = self.shelf.get(CLICK_TASK), self.shelf.get(DETECTION_TASK)
         versions = {CLICK_TASK: click.version_id, DETECTION_TASK: detection.version_id}
         try:
@@ -288,9 +326,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         except ModelError as error:
             # Nodules without a rating are of more use than none.
             logger.warning("Nodules are proposed without malignancy: %s", error)
-            return versions, ScanPipeline(detection.model, click.model)
+            return versions, click.model, detection.model, None
         versions[CLASSIFICATION_TASK] = classifier.version_id
-        return versions, ScanPipeline(detection.model, click.model, classifier=classifier.model)
+        return versions, click.model, detection.model, classifier.model
 
     def _classifier_model(self) -> tuple[str, NoduleAssessor]:
         loaded = self.shelf.get(CLASSIFICATION_TASK)
@@ -308,9 +346,10 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def _load_click(self, version: ModelVersion) -> ClickSegmenter:
         from medai.inference.click import ClickSegmenter
-        from medai.networks.engine import load_engine
+        from medai.networks.committee import load_committee
 
-        return ClickSegmenter(load_engine(version.weights_path, device=self.options.device, cache_folder=self._engines))
+        engine = load_committee(version.weights_path, device=self.options.device, cache_folder=self._engines)
+        return ClickSegmenter(engine)
 
     def _load_detector(self, version: ModelVersion) -> Any:
         from medai.inference.detect import load_detector

@@ -38,6 +38,7 @@ from medai.server import (
     routes_datastore,
     routes_infer,
     routes_models,
+    routes_status,
     routes_train,
     sessions,
 )
@@ -65,15 +66,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     instance.server_mode(True)
     lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
     app.state.medai, app.state.lanes = instance, lanes
-    app.state.batches, app.state.scorings = CaseJobs("batch inference", lanes), CaseJobs("scoring", lanes)
+    app.state.batches = CaseJobs("batch inference", lanes)
+    app.state.scoring = scoring = instance.pool_scoring(lanes)
     threading.Thread(target=_warm_up, args=(instance,), name="medai-warm-up", daemon=True).start()
     await loop.run_in_executor(None, instance.train_policy.begin)
+    if instance.options.score_in_background:
+        scoring.begin()
     cleaning = asyncio.create_task(_clean_sessions(instance, lanes))
     logger.info("Serving %s", instance.study.folder)
     yield
     cleaning.cancel()
     app.state.batches.close()
-    app.state.scorings.close()
+    scoring.close()
     lanes.close()
     await loop.run_in_executor(None, instance.close)
 
@@ -125,6 +129,7 @@ def create_app() -> FastAPI:
         routes_datastore,
         routes_models,
         routes_annotations,
+        routes_status,
         sessions,
     )
     for part in parts:

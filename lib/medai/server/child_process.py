@@ -92,11 +92,10 @@ class ServerProcess:
 
 @contextmanager
 def start_medai(studies: Path, *options: str) -> Iterator[ServerProcess]:
-    """Our server on a study, as ``medai serve`` starts it."""
+    """Our server on a study, as ``medai serve`` starts it, without scoring by itself: requests are measured."""
     port = free_port()
-    with _running(
-        [sys.executable, "-m", "medai.cli", "serve", str(studies), "--port", str(port), *options], port
-    ) as server:
+    command = [sys.executable, "-m", "medai.cli", "serve", str(studies), "--port", str(port)]
+    with _running([*command, "--conf", "score_in_background=off", *options], port) as server:
         yield server
 
 

@@ -16,11 +16,11 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from medai.domain import LabelMap, Nodule, Prediction, Volume
 from medai.postprocessing.nodules import ratings_in_name
-from medai.server.axes import with_axes_of
 from medai.server.infer_models import ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.nodule_table import latencies, prediction_params
 from medai.server.scan_tasks import ScanPredictions, nodules_label_map
+from medai.volume_io.axes import with_axes_of
 from medai.volume_io.readers import read_label_map
 from medai.volume_io.regrid import place_label_map
 from medai.workflows.classify_case import NoduleAssessor, outlined_nodules, rate_nodules

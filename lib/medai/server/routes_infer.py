@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -18,21 +18,27 @@ from fastapi import APIRouter, Body, File, Form, HTTPException, Request, UploadF
 from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
+from medai.domain import Prediction
 from medai.errors import InputError, StorageError
 from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
-from medai.server.case_jobs import JobBusyError, wanted_record
+from medai.server.case_jobs import CaseJob, JobBusyError, in_scan_lane, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
-from medai.server.lanes import Lane
+from medai.server.lanes import Lane, Lanes
 from medai.server.replies import PlainJSONResponse, multipart_reply, plain
 from medai.server.request_body import is_true, json_object, store_upload
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
+from medai.workflows.executors import CaseExecutor, CaseOutcome
+from medai.workflows.present_models import MakePredictor
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Infer"])
+
+PREDICTED_TASKS = ("nodule_segmentation", "nodule_detection")
+"""Tasks whose work is a whole-scan prediction, which other processes can make too."""
 
 
 class Output(StrEnum):
@@ -126,9 +132,12 @@ async def start_batch(
             _keep(app, model, asked, reply)
         return {"label": case_id if keep else "", "tag": tag, "params": reply.params}
 
+    job = CaseJob(case_ids=case_ids, work=work, request={**values, "model": model, "images": images.value})
+    if app.batch_executor is not None and model in PREDICTED_TASKS:
+        job = _predicted_elsewhere(job, app, lanes, app.batch_executor)
     jobs = request.app.state.batches
     try:
-        job_id, ended = jobs.start(case_ids, work, {**values, "model": model, "images": images.value})
+        job_id, ended = jobs.start(job)
     except JobBusyError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
     if run_sync:
@@ -141,6 +150,19 @@ async def start_batch(
 async def stop_batch(request: Request, user: Admin) -> JSONResponse:
     """End the running batch after its present case."""
     return PlainJSONResponse(request.app.state.batches.stop() or {})
+
+
+def _predicted_elsewhere(job: CaseJob, app: MedaiApp, lanes: Lanes, executor: CaseExecutor) -> CaseJob:
+    """The job with its predictions made by others; what is made of them is made here, in the scan lane as ever."""
+
+    def finish(outcome: CaseOutcome[Prediction]) -> Any:
+        if outcome.result is None:
+            return None
+        app.predictions.keep(app.study.image_path(outcome.case_id), outcome.result)
+        return in_scan_lane(lanes, job.work, outcome.case_id)
+
+    predictor = MakePredictor(studies=app.study.folder, device=app.options.device)
+    return replace(job, keep=finish, elsewhere=(executor, predictor))
 
 
 def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Path) -> InferRequest:

@@ -71,7 +71,7 @@ async def scoring_status(
     request: Request, user: Viewer, every: Every = False, only_running: Running = False
 ) -> JSONResponse:
     """The latest scoring, every scoring (``all``), or the running one."""
-    scorings = request.app.state.scorings
+    scorings = request.app.state.scoring.jobs
     return PlainJSONResponse(wanted_record(scorings, "scoring", every=every, only_running=only_running))
 
 
@@ -90,24 +90,23 @@ async def score_all(
 async def score(
     method: str, request: Request, app: App, lanes: Threads, user: Annotator, run_sync: bool = False
 ) -> JSONResponse:
-    """Score the open cases in the background; while that runs, asking again changes nothing."""
+    """Score what is due in the background; while that runs, asking again changes nothing."""
     return PlainJSONResponse(await _score(request, app, lanes, method, run_sync=run_sync))
 
 
 @router.delete("/scoring/", tags=["Scoring"])
 async def stop_scoring(request: Request, user: Annotator) -> JSONResponse:
-    """End the running scoring after its present case."""
-    return PlainJSONResponse(request.app.state.scorings.stop() or {})
+    """End the scoring; by itself it begins again only after it was asked for, or after a restart of the server."""
+    return PlainJSONResponse(request.app.state.scoring.stop() or {})
 
 
 async def _score(request: Request, app: MedaiApp, lanes: Threads, method: str, *, run_sync: bool) -> Any:
-    scoring = app.scoring_method(method)
-    jobs = request.app.state.scorings
-    case_ids = await lanes.run(Lane.QUICK, scoring.open_cases)
+    app.scoring_method(method)
+    scoring = request.app.state.scoring
     try:
-        job_id, ended = jobs.start(case_ids, scoring.score_case, {"method": method})
+        job_id, ended = await lanes.run(Lane.QUICK, scoring.start, {"method": method})
     except JobBusyError:
-        return jobs.running() or {}
+        return scoring.jobs.running() or {}
     if run_sync:
         await asyncio.wrap_future(ended)
-    return jobs.record(job_id)
+    return scoring.jobs.record(job_id)

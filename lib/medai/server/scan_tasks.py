@@ -13,6 +13,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,26 +45,22 @@ class ScanPredictions:
     Args:
         scans: decoded scans.
         model: gives the present versions by task and the pipeline, at each request.
-        on_prediction: told of each new prediction of a case of the study.
     """
 
     def __init__(
         self,
         scans: ScanSource,
         model: Callable[[], tuple[Mapping[str, str], ScanModel]],
-        on_prediction: Callable[[str, Prediction], None],
     ) -> None:
         self._scans = scans
         self._model = model
-        self._on_prediction = on_prediction
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[Any, ...], Prediction] = OrderedDict()
 
     def get(self, request: InferRequest) -> tuple[Prediction, dict[str, str]]:
         """The prediction for a scan and the versions it is from."""
         versions, model = self._model()
-        status = request.scan_path.stat()
-        key = (str(request.scan_path), status.st_size, status.st_mtime_ns, *sorted(versions.items()))
+        key = _key(request.scan_path, versions)
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -76,13 +73,24 @@ class ScanPredictions:
             len(prediction.nodules),
             sum(prediction.stage_seconds.values()),
         )
+        self._put(key, prediction)
+        return prediction, dict(versions)
+
+    def keep(self, scan_path: Path, prediction: Prediction) -> None:
+        """Keep a prediction that was made elsewhere, by the versions that it names."""
+        self._put(_key(scan_path, prediction.model_versions), prediction)
+
+    def _put(self, key: tuple[Any, ...], prediction: Prediction) -> None:
         with self._lock:
             self._kept[key] = prediction
             while len(self._kept) > KEPT_PREDICTIONS:
                 self._kept.popitem(last=False)
-        if request.case_id:
-            self._on_prediction(request.case_id, prediction)
-        return prediction, dict(versions)
+
+
+def _key(scan_path: Path, versions: Mapping[str, str]) -> tuple[Any, ...]:
+    """What a prediction is kept under: the file as it is now, and who predicted."""
+    status = scan_path.stat()
+    return (str(scan_path), status.st_size, status.st_mtime_ns, *sorted(versions.items()))
 
 
 def nodules_label_map(prediction: Prediction) -> LabelMap:

@@ -22,10 +22,10 @@ from medai.domain import LabelMap, Segment, Volume
 from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.preprocessing.resampling import resample_to_grid
-from medai.server.axes import with_axes_of
 from medai.server.click_params import IndexFrame, label_name, number, roi_box
 from medai.server.infer_models import ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
+from medai.volume_io.axes import with_axes_of
 from medai.volume_io.readers import read_label_map
 
 logger = logging.getLogger(__name__)

@@ -40,6 +40,17 @@ class ServerSettings(BaseModel):
         bool,
         Field(description="tell clients the scan's path: Slicer opens it where it exists on its machine"),
     ] = True
+    score_in_background: Annotated[
+        bool, Field(description="score new cases, and all after a new model, while nobody waits for an inference")
+    ] = True
+    batch_executor: Annotated[
+        Literal["inprocess", "ray"],
+        Field(description="who predicts the whole scans of a batch: this server, or Ray (pip install 'medai[ray]')"),
+    ] = "inprocess"
+    ray_address: Annotated[
+        str,
+        Field(description="Ray cluster that sees the study's folder: auto or HOST:PORT; empty: one here"),
+    ] = ""
     train_epochs: Annotated[int, Field(ge=1, le=10_000, description="passes over the labels of one training")] = 20
     train_after: Annotated[
         int,
@@ -49,6 +60,9 @@ class ServerSettings(BaseModel):
         float,
         Field(ge=0, le=7 * 24 * 60, description="minutes after which new labels are learned by itself; 0: by hand"),
     ] = 0.0
+    train_processes: Annotated[
+        int, Field(ge=1, le=64, description="processes that train the click network together, one a GPU with CUDA")
+    ] = 1
     seed: Annotated[int, Field(ge=0, description="seed of training and of the strategy 'random'")] = 1
     keep_models: Annotated[
         int,

@@ -1,13 +1,15 @@
-"""MONAI Label's active-learning strategies over ours: choose, reserve, and say where the scan is.
+"""MONAI Label's active-learning strategies over ours: choose, reserve, and say where the scan is and why it comes next.
 
 Each call is one step under the reservations' lock, so that two requests at once, in any process, never get one case.
 Nothing is written into the study's index: who was served what lives in the reservations.
+
+Threads: any. One lock guards the generator, taken inside the reservations' lock.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,14 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from medai.active_learning.strategies import STRATEGIES, Pool
 from medai.active_learning.strategies import Strategy as Choice
-from medai.store.reservations import Reservations
-from medai.store.scores import ScoreStore
-from medai.store.study import FINAL, StudyStore
+from medai.store.study import FINAL
+from medai.workflows.case_queue import CaseQueue
 
 ANONYMOUS = "user-xyz"
 """What the Slicer plugin calls an annotator who gave no name."""
+
+SHOWN_REASON = 100
+"""Letters of a reason that 3D Slicer shows behind the case's name."""
 
 
 class ReservingStrategy(Strategy):  # type: ignore[misc]  # monailabel's classes are untyped
@@ -29,20 +33,18 @@ class ReservingStrategy(Strategy):  # type: ignore[misc]  # monailabel's classes
 
     def __init__(
         self,
+        name: str,
         choice: Choice,
         *,
-        study: StudyStore,
-        reservations: Reservations,
-        scores: ScoreStore,
+        queue: CaseQueue,
         rng: np.random.Generator,
         rng_lock: threading.Lock,
         share_paths: bool,
     ) -> None:
         super().__init__(choice.description)
+        self._name = name
         self._choice = choice
-        self._study = study
-        self._reservations = reservations
-        self._scores = scores
+        self._queue = queue
         self._rng = rng
         self._rng_lock = rng_lock
         self._share_paths = share_paths
@@ -56,56 +58,48 @@ class ReservingStrategy(Strategy):  # type: ignore[misc]  # monailabel's classes
 
         Returns:
             ``id``, ``name`` (file name, by whose ending 3D Slicer picks its reader), ``ts`` and, where paths are
-            shared, ``path``; None where every open case is taken or done.
+            shared, ``path``; ``strategy``, ``reason`` in words, ``expected_minutes`` and ``skipped_before``, which the
+            plugin passes over, and ``PatientID``, which it names the volume by: the case and why it comes next. None
+            where every open case is taken or done.
         """
-        client_id = str(request.get("client_id") or ANONYMOUS)
-        tag = str(request.get("label_tag") or FINAL)
-        case_id = self._reservations.choose(
-            client_id, open_cases=lambda: self._study.unlabeled(tag), select=self._select
+        given = self._queue.next_case(
+            str(request.get("client_id") or ANONYMOUS), self._choose, tag=str(request.get("label_tag") or FINAL)
         )
-        return None if case_id is None else self._reply(case_id)
+        if given is None:
+            return None
+        study = self._queue.study
+        info = study.image_info(given.case_id)
+        shown = given.reason.split(";")[0].replace("–", "-")[:SHOWN_REASON]
+        reply = {
+            "id": given.case_id,
+            "name": info["name"],
+            "ts": info["ts"],
+            "PatientID": f"{given.case_id} ({shown})",
+            "strategy": self._name,
+            "reason": given.reason,
+            "expected_minutes": None if given.expected_minutes is None else round(given.expected_minutes, 1),
+            "skipped_before": given.skipped_before,
+        }
+        # Without a checksum: hashing 150 MB is most of a second, and HTTP over TCP has its own.
+        return {**reply, "path": str(study.image_path(given.case_id))} if self._share_paths else reply
 
-    def _select(self, case_ids: Sequence[str]) -> str | None:
-        pool = Pool(case_ids=tuple(case_ids), scores=self._scores.values())
+    def _choose(self, pool: Pool) -> str | None:
         with self._rng_lock:
             return self._choice.select(pool, self._rng)
 
-    def _reply(self, case_id: str) -> dict[str, Any]:
-        info = self._study.image_info(case_id)
-        reply = {"id": case_id, "name": info["name"], "ts": info["ts"]}
-        # Without a checksum: hashing 150 MB is most of a second, and HTTP over TCP has its own.
-        return {**reply, "path": str(self._study.image_path(case_id))} if self._share_paths else reply
 
-
-def build_strategies(
-    study: StudyStore,
-    reservations: Reservations,
-    scores: ScoreStore,
-    *,
-    rng: np.random.Generator,
-    share_paths: bool = True,
-) -> dict[str, Strategy]:
+def build_strategies(queue: CaseQueue, *, rng: np.random.Generator, share_paths: bool = True) -> dict[str, Strategy]:
     """All strategies by name, for ``MONAILabelApp.init_strategies``.
 
     Args:
-        study: where the cases are.
-        reservations: who has which.
-        scores: what ``uncertainty`` goes by.
-        rng: what ``random`` draws from.
+        queue: what they choose from.
+        rng: what they draw from.
         share_paths: tell clients the scan's path, which the plugin opens directly where that file exists on its own
             machine. Right where client and server share the disk; with a remote client the same path might be another
             patient's scan.
     """
     rng_lock = threading.Lock()
     return {
-        name: ReservingStrategy(
-            choice,
-            study=study,
-            reservations=reservations,
-            scores=scores,
-            rng=rng,
-            rng_lock=rng_lock,
-            share_paths=share_paths,
-        )
+        name: ReservingStrategy(name, choice, queue=queue, rng=rng, rng_lock=rng_lock, share_paths=share_paths)
         for name, choice in STRATEGIES.items()
     }

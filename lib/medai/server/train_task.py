@@ -149,6 +149,7 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
                 keep_models=self._options.keep_models,
                 keep_models_mb=self._options.keep_models_mb,
                 tracking=tracking,
+                processes=self._options.train_processes if self._trainer.task == CLICK_TASK else 1,
             )
         except ValidationError as error:
             raise InputError(f"'max_epochs' is {epochs!r}; it takes a whole number from 1 to 10000.") from error

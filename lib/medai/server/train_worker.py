@@ -47,6 +47,7 @@ class TrainJob(BaseModel):
     keep_models: int = Field(default=5, ge=2)
     keep_models_mb: int = Field(default=0, ge=0)
     tracking: str = "off"
+    processes: int = Field(default=1, ge=1)
 
 
 def main(source: IO[str] = sys.stdin) -> int:
@@ -85,7 +86,7 @@ def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> i
     report = retrain(
         StudyStore(job.studies),
         open_registry(job.studies, keep=job.keep_models, keep_mb=job.keep_models_mb or None),
-        RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed),
+        RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed, processes=job.processes),
         on_progress=tell,
         should_stop=stop.is_set,
         family=family_of(job.task),

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Segment
 from medai.errors import GeometryError, InputError, UnsupportedScanError
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.server.axes import axes_along, with_axes_of
 from medai.server.detections import detection_tag, read_detections
 from medai.server.label_names import SCRIBBLES, distinct_names, name_values, read_label_info, says_nothing_found
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.volume_io.axes import axes_along, with_axes_of
 from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.readers import read_geometry, read_label_map, read_volume
 from medai.volume_io.regrid import place_label_map

@@ -112,7 +112,7 @@ class AnnotationRow(Base):
         self.nodules_added = correction.nodules_added if correction else None
         self.nodules_removed = correction.nodules_removed if correction else None
 
-    def annotation(self, *, is_current: bool) -> Annotation:
+    def annotation(self, *, is_current: bool, is_own_latest: bool) -> Annotation:
         """The row as the rest of medai talks about it."""
         return Annotation(
             annotation_id=self.annotation_id,
@@ -132,6 +132,7 @@ class AnnotationRow(Base):
             review_by=self.review_by,
             quarantine_reason=self.quarantine_reason,
             is_current=is_current,
+            is_own_latest=is_own_latest,
             segment_names=tuple((int(value), str(name)) for value, name in json.loads(self.segment_names or "[]")),
         )
 

@@ -40,7 +40,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from medai.domain.annotation import Annotation, Correction, ReviewState
+from medai.domain.annotation import Annotation, Correction, ReviewState, standing
 from medai.errors import MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import (
     ABOUT_SUFFIX,
@@ -275,6 +275,22 @@ class AnnotationLog:
         """The latest labels that a training must leave out."""
         return [annotation for annotation in self.all() if annotation.is_current and not annotation.trains]
 
+    def opinions(self, tag: str = FINAL) -> dict[str, tuple[Annotation, ...]]:
+        """The labels that count, oldest first, of every case that two or more people have labelled.
+
+        Args:
+            tag: MONAI Label's tag.
+
+        Returns:
+            Case to its labels; a case of which no label counts is not in it.
+        """
+        by_case: dict[str, list[Annotation]] = {}
+        for annotation in self.all():
+            if annotation.tag == tag:
+                by_case.setdefault(annotation.case_id, []).append(annotation)
+        several = {case: found for case, found in by_case.items() if len({a.annotator for a in found}) > 1}
+        return {case: kept for case, found in several.items() if (kept := standing(found))}
+
     def unmeasured(self) -> list[Annotation]:
         """Labels whose correction and agreement with others have not been worked out yet, oldest first."""
         return self._select(AnnotationRow.is_measured.is_(False))
@@ -291,6 +307,13 @@ class AnnotationLog:
         """Keep a label from training until somebody has looked, for a reason in words."""
         with self._changed(annotation_id) as row:
             row.quarantine_reason, row.released_by = reason, ""
+        return self.get(annotation_id)
+
+    def doubt(self, annotation_id: str, reason: str) -> Annotation:
+        """Quarantine a label for what was found out later; one that somebody has released stays free."""
+        with self._changed(annotation_id) as row:
+            if not row.released_by and not row.quarantine_reason:
+                row.quarantine_reason = reason
         return self.get(annotation_id)
 
     def release(self, annotation_id: str, by: str) -> Annotation:
@@ -393,16 +416,19 @@ class AnnotationLog:
 
     def _select(self, *conditions: ColumnElement[bool]) -> list[Annotation]:
         ours = AnnotationRow.study_id == self._study_id
-        latest = (
-            select(func.max(AnnotationRow.annotation_id))
-            .where(ours)
-            .group_by(AnnotationRow.case_id, AnnotationRow.tag)
-            .scalar_subquery()
+        latest, latest_of_each = (
+            AnnotationRow.annotation_id.in_(
+                select(func.max(AnnotationRow.annotation_id)).where(ours).group_by(*columns).scalar_subquery()
+            )
+            for columns in (
+                (AnnotationRow.case_id, AnnotationRow.tag),
+                (AnnotationRow.case_id, AnnotationRow.tag, AnnotationRow.annotator),
+            )
         )
-        rows = select(AnnotationRow, AnnotationRow.annotation_id.in_(latest)).where(ours, *conditions)
+        rows = select(AnnotationRow, latest, latest_of_each).where(ours, *conditions)
         with self._session("read") as session:
             found = session.execute(rows.order_by(AnnotationRow.submitted_at_s, AnnotationRow.annotation_id)).all()
-            return [row.annotation(is_current=bool(is_current)) for row, is_current in found]
+            return [row.annotation(is_current=bool(last), is_own_latest=bool(own)) for row, last, own in found]
 
     @contextlib.contextmanager
     def _changed(self, annotation_id: str) -> Iterator[AnnotationRow]:

@@ -1,17 +1,20 @@
-"""Who works on which case, so that two annotators never get the same one at once.
+"""Who works on which case, so that two annotators never get the same one at once, and who has passed over which.
 
 The record is one small file in the study, changed under a lock: it holds across threads, processes and restarts.
 
 Rules:
 
-- A case handed out is kept from every other client until its label is submitted (``release``) or nothing was heard of
-  the client for the time to live. Sixty minutes by default: a chest CT with several nodules takes up to half an hour of
-  manual outlining without one request to the server, and a reservation that ends too early costs double work, while one
-  that ends too late only delays one case among many. Every click or inference on the case renews it.
-- "Next" means next: a client that asks again without having submitted gets another case. What it was given before stays
-  reserved for it (it may still be open in a second window) and comes back, oldest first, when nothing else is left. The
-  Slicer plugin closes its scene on Next Sample, so a case that comes back is loaded again. A client is whoever sends
-  that id: the server must make ids of different annotators differ (the plugin calls everyone unnamed "user-xyz").
+- A case handed out is kept from every other client until its label is submitted or nothing was heard of the client for
+  the time to live; so a client that crashed frees its case by itself. Sixty minutes by default: a chest CT with several
+  nodules takes up to half an hour of manual outlining without one request to the server, and a reservation that ends
+  too early costs double work, while one that ends too late only delays one case among many. Every click or inference on
+  the case renews it.
+- "Next" means next: a client that asks again without having submitted has skipped what it had. That case is free for
+  others at once and comes back to the client itself last, the one skipped longest ago first. The Slicer plugin closes
+  its scene on Next Sample, so a case that comes back is loaded again; where a second window still shows the case, the
+  next click on it takes the reservation back, if nobody else has the case by then. A client is whoever sends that id:
+  the server must make ids of different annotators differ (the plugin calls everyone unnamed "user-xyz").
+- What a client submitted last is remembered, so that the same patient's other study can come next.
 - A damaged record is started anew, with a warning: it only steers who gets what, no annotation depends on it.
 
 Lock order: the lock of the reservations is taken before anything of the study store; the store never takes this one.
@@ -22,8 +25,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,9 @@ from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 
 DEFAULT_TTL_S = 3600.0
+
+SKIPS_KEPT_S = 30 * 24 * 3600.0
+"""Whoever passed over a case a month ago may look at it again."""
 
 _logger = logging.getLogger(__name__)
 
@@ -52,6 +58,40 @@ class Reservation:
     client_id: str
     since_s: float
     until_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a client may be given.
+
+    Attributes:
+        free: cases that need a label, that no one holds and that this client has not skipped.
+        held: cases that others hold.
+        submitted: what this client submitted last; None before that.
+    """
+
+    free: Sequence[str]
+    held: Sequence[str]
+    submitted: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """The record: reservations by case, skipped cases of each client (oldest first), and what each submitted last."""
+
+    held: dict[str, Reservation] = field(default_factory=dict)
+    skips: dict[str, dict[str, float]] = field(default_factory=dict)
+    submitted: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, case_id: str, client_id: str, at_s: float) -> None:
+        skips = self.skips.setdefault(client_id, {})
+        # Anew at the end: the order is that of skipping.
+        skips.pop(case_id, None)
+        skips[case_id] = at_s
+
+    def forget_skips(self, case_id: str, client_id: str | None = None) -> None:
+        for client in [client_id] if client_id is not None else list(self.skips):
+            self.skips.get(client, {}).pop(case_id, None)
 
 
 class Reservations:
@@ -74,41 +114,57 @@ class Reservations:
 
     def active(self) -> list[Reservation]:
         """What is reserved now, oldest first."""
-        return list(self._read().values())
+        return list(self._read().held.values())
 
     def holder(self, case_id: str) -> str | None:
         """The client that holds the case, if one does."""
-        held = self._read().get(case_id)
+        held = self._read().held.get(case_id)
         return held.client_id if held else None
+
+    def skipped(self, client_id: str) -> list[str]:
+        """The cases a client has passed over, longest ago first."""
+        return list(self._read().skips.get(client_id, {}))
+
+    def all_skipped(self) -> dict[str, list[str]]:
+        """The same of every client that has passed over any."""
+        return {client_id: list(cases) for client_id, cases in self._read().skips.items() if cases}
 
     def choose(
         self,
         client_id: str,
         *,
         open_cases: Callable[[], Sequence[str]],
-        select: Callable[[Sequence[str]], str | None],
+        select: Callable[[Offer], str | None],
     ) -> str | None:
         """Pick a case for a client and reserve it, as one step.
 
         Args:
-            client_id: who asks.
+            client_id: who asks; what it holds it has skipped.
             open_cases: gives the cases that still need a label; called under the lock, so that a case submitted a
                 moment ago is not handed out again.
-            select: picks one of the cases it is given (those no one holds), or None.
+            select: picks one of the free cases of an offer, or None.
 
         Returns:
             The case, or None where every open case is held by someone else.
         """
         with self._lock.hold():
-            held = self._read()
-            wanted = open_cases()
-            chosen = select([case_id for case_id in wanted if case_id not in held])
+            state, now = self._read(), self._now()
+            open_list = open_cases()
+            open_set = set(open_list)
+            for reservation in [r for r in state.held.values() if r.client_id == client_id]:
+                del state.held[reservation.case_id]
+                state.skip(reservation.case_id, client_id, now)
+            # What was labelled since needs no remembering.
+            skips = {case_id: at_s for case_id, at_s in state.skips.get(client_id, {}).items() if case_id in open_set}
+            state.skips[client_id] = skips
+            free = [case_id for case_id in open_list if case_id not in state.held and case_id not in skips]
+            offer = Offer(free=free, held=tuple(state.held), submitted=state.submitted.get(client_id))
+            chosen = select(offer) if free else None
             if chosen is None:
-                open_set = set(wanted)
-                own = (r.case_id for r in held.values() if r.client_id == client_id and r.case_id in open_set)
-                chosen = next(own, None)
+                chosen = next((case_id for case_id in skips if case_id not in state.held), None)
             if chosen is not None:
-                self._write_reserved(held, chosen, client_id)
+                self._reserve(state, chosen, client_id)
+            self._write(state)
             return chosen
 
     def reserve(self, case_id: str, client_id: str) -> Reservation:
@@ -118,71 +174,130 @@ class Reservations:
             ConflictError: another client holds it.
         """
         with self._lock.hold():
-            held = self._read()
-            other = held.get(case_id)
+            state = self._read()
+            other = state.held.get(case_id)
             if other is not None and other.client_id != client_id:
                 minutes = (other.until_s - self._now()) / 60
                 raise ConflictError(
                     f"Case '{case_id}' is being annotated by another client, for at most {minutes:.0f} more minutes. "
                     "Ask for the next case."
                 )
-            return self._write_reserved(held, case_id, client_id)
+            state.forget_skips(case_id, client_id)
+            reservation = self._reserve(state, case_id, client_id)
+            self._write(state)
+            return reservation
 
     def renew(self, case_id: str, client_id: str) -> bool:
-        """Extend a reservation the client has; False where it has none (any more). Writes at most once a minute."""
-        held = self._read().get(case_id)
-        if held is None or held.client_id != client_id:
+        """Extend a reservation the client has, or has skipped while nobody else took the case.
+
+        Returns:
+            False where it has none (any more). Writes at most once a minute.
+        """
+        held = self._read().held.get(case_id)
+        is_own = held is not None and held.client_id == client_id
+        if is_own and held and held.until_s - self._now() > self._ttl_s - min(60.0, self._ttl_s / 10):
+            return True
+        if held is not None and not is_own:
             return False
-        if held.until_s - self._now() > self._ttl_s - min(60.0, self._ttl_s / 10):
-            return True
         with self._lock.hold():
-            everything = self._read()
-            held = everything.get(case_id)
-            if held is None or held.client_id != client_id:
+            state = self._read()
+            held = state.held.get(case_id)
+            if held is None and case_id in state.skips.get(client_id, {}):
+                state.forget_skips(case_id, client_id)
+                self._reserve(state, case_id, client_id)
+            elif held is not None and held.client_id == client_id:
+                state.held[case_id] = Reservation(
+                    case_id=case_id, client_id=client_id, since_s=held.since_s, until_s=self._now() + self._ttl_s
+                )
+            else:
                 return False
-            renewed = Reservation(
-                case_id=case_id, client_id=client_id, since_s=held.since_s, until_s=self._now() + self._ttl_s
-            )
-            self._write({**everything, case_id: renewed})
+            self._write(state)
             return True
+
+    def submitted(self, case_id: str) -> None:
+        """A label of the case has come in: its reservation ends, and its holder is remembered to have submitted it."""
+        with self._lock.hold():
+            state = self._read()
+            held = state.held.pop(case_id, None)
+            if held is not None:
+                state.submitted[held.client_id] = case_id
+            state.forget_skips(case_id)
+            self._write(state)
 
     def release(self, case_id: str) -> None:
-        """End the reservation of a case, whoever holds it: its label is submitted, or the case is gone."""
-        if case_id not in self._read():
-            return
+        """End the reservation of a case, whoever holds it, and forget who skipped it: the case is gone."""
         with self._lock.hold():
-            self._write({key: value for key, value in self._read().items() if key != case_id})
+            state = self._read()
+            state.held.pop(case_id, None)
+            state.forget_skips(case_id)
+            self._write(state)
 
-    def _write_reserved(self, held: dict[str, Reservation], case_id: str, client_id: str) -> Reservation:
+    def _reserve(self, state: _State, case_id: str, client_id: str) -> Reservation:
         now = self._now()
         new = Reservation(case_id=case_id, client_id=client_id, since_s=now, until_s=now + self._ttl_s)
         # The newest goes last, so that the order of the file is the order of handing out.
-        self._write({**{key: value for key, value in held.items() if key != case_id}, case_id: new})
+        state.held.pop(case_id, None)
+        state.held[case_id] = new
         return new
 
-    def _write(self, held: dict[str, Reservation]) -> None:
+    def _write(self, state: _State) -> None:
         cases = {
-            r.case_id: {"client_id": r.client_id, "since_s": r.since_s, "until_s": r.until_s} for r in held.values()
+            r.case_id: {"client_id": r.client_id, "since_s": r.since_s, "until_s": r.until_s}
+            for r in state.held.values()
         }
-        write_json(self._path, {"cases": cases})
+        skips = {client_id: cases for client_id, cases in state.skips.items() if cases}
+        write_json(self._path, {"cases": cases, "skips": skips, "submitted": state.submitted})
 
-    def _read(self) -> dict[str, Reservation]:
+    def _read(self) -> _State:
         try:
-            cases = json.loads(self._path.read_bytes())["cases"]
-            held = [_reservation(case_id, record) for case_id, record in cases.items()]
+            content = json.loads(self._path.read_bytes())
+            state = _State(
+                held=_alive(content["cases"], self._now()),
+                skips={
+                    str(client_id): _recent(cases, self._now() - SKIPS_KEPT_S)
+                    for client_id, cases in content.get("skips", {}).items()
+                },
+                submitted={str(client): str(case_id) for client, case_id in content.get("submitted", {}).items()},
+            )
         except FileNotFoundError:
-            return {}
+            return _State()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             _logger.warning("%s is unreadable and is started anew: %s", self._path, error)
-            return {}
-        now = self._now()
-        return {r.case_id: r for r in held if r.until_s > now}
+            return _State()
+        return state
 
 
-def _reservation(case_id: str, record: dict[str, Any]) -> Reservation:
-    return Reservation(
-        case_id=case_id,
-        client_id=str(record["client_id"]),
-        since_s=float(record["since_s"]),
-        until_s=float(record["until_s"]),
-    )
+def next_of_patient(offer: Offer, siblings: Callable[[str], Iterable[str]]) -> str | None:
+    """The free study of the patient whom the client has just finished another study of; None without one.
+
+    Args:
+        offer: what the client may be given.
+        siblings: the cases of a case's patient.
+    """
+    if offer.submitted is None:
+        return None
+    free = set(offer.free)
+    return next((case_id for case_id in sorted(siblings(offer.submitted)) if case_id in free), None)
+
+
+def without_others_patients(offer: Offer, siblings: Callable[[str], Iterable[str]]) -> Sequence[str]:
+    """The free cases less those of patients whom somebody else is at work on; all where nothing else is left."""
+    theirs = {case_id for held in offer.held for case_id in siblings(held)}
+    return [case_id for case_id in offer.free if case_id not in theirs] or offer.free
+
+
+def _alive(cases: dict[str, Any], now_s: float) -> dict[str, Reservation]:
+    held = [
+        Reservation(
+            case_id=case_id,
+            client_id=str(record["client_id"]),
+            since_s=float(record["since_s"]),
+            until_s=float(record["until_s"]),
+        )
+        for case_id, record in cases.items()
+    ]
+    return {r.case_id: r for r in held if r.until_s > now_s}
+
+
+def _recent(cases: dict[str, Any], since_s: float) -> dict[str, float]:
+    return {str(case_id): float(at_s) for case_id, at_s in cases.items() if float(at_s) > since_s}

@@ -1,112 +1,246 @@
-"""How uncertain the model is about each case: written after an inference, read when the next case is chosen.
+"""What the models make of every case of a study: written by whoever scores it, read when the next case is chosen.
 
-One small file in the study. A score belongs to a model version, so that an older model's can be told and redone.
+One SQLite file, ``.medai/scores.db``. A case is one row, replaced in one transaction of about a millisecond; a kill at
+any moment leaves the last good state. Each write gives its row the next number, so that a reader takes over what is new
+since it looked last and nothing else: with 20,000 cases the first look takes a fraction of a second, each further one
+that finds nothing new a fraction of a millisecond.
+
+Scores can always be made again: a damaged file, or one of a medai before this form, is put aside with a warning.
+
+Threads and processes: any. A ``ScoreStore`` has one connection behind one lock; SQLite's own lock keeps processes
+apart. Forks: open the store in the child.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import math
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from medai.errors import InputError
-from medai.store.atomic import write_json
+from medai.domain.case_score import CaseScore, version_key
+from medai.domain.score_table import PackedScore, ScoreTable
+from medai.errors import StorageError
 from medai.store.layout import state_folder
-from medai.store.locks import ExclusiveLock
-from medai.store.names import check_case_id, check_tag
+from medai.store.names import check_case_id
 
-UNCERTAINTY = "uncertainty"
+FORM = 1
+"""Of the table; counts up when what is packed changes."""
+
+BUSY_TIMEOUT_S = 30.0
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS scores (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    case_id TEXT NOT NULL UNIQUE,
+    version_key TEXT NOT NULL,
+    scored_at_s REAL NOT NULL,
+    numbers BLOB NOT NULL,
+    classes TEXT NOT NULL,
+    embedding BLOB NOT NULL,
+    expected_minutes REAL NOT NULL,
+    disagreement REAL
+)
+"""
+_PUT = """
+INSERT OR REPLACE INTO scores
+    (case_id, version_key, scored_at_s, numbers, classes, embedding, expected_minutes, disagreement)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_NEWER = """
+SELECT number, case_id, version_key, scored_at_s, numbers, classes, embedding, expected_minutes, disagreement
+    FROM scores WHERE number > ? ORDER BY number
+"""
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaseScore:
-    """One number about one case.
-
-    Attributes:
-        value: finite; for ``uncertainty`` 0 (sure) to 1.
-        model_version: the version that gave it.
-        scored_s: when, seconds since the epoch.
-    """
-
-    value: float
-    model_version: str
-    scored_s: float
-
-
 class ScoreStore:
-    """The scores of one kind in one study; any thread, any process."""
+    """The scores of one study."""
 
-    def __init__(self, studies: Path, *, kind: str = UNCERTAINTY) -> None:
-        """Open the scores of a study.
+    def __init__(self, studies: Path) -> None:
+        """Open the scores of a study; a file that cannot be used is put aside.
 
         Args:
             studies: the study folder.
-            kind: what is scored; names the file ``.medai/scores/<kind>.json``.
-        """
-        folder = state_folder(studies) / "scores"
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / f"{check_tag(kind)}.json"
-        self._lock = ExclusiveLock(folder / f"{kind}.lock")
-
-    def read(self) -> dict[str, CaseScore]:
-        """The scores by case id."""
-        try:
-            cases = json.loads(self._path.read_bytes())["cases"]
-            return {
-                case_id: CaseScore(
-                    value=float(record["value"]),
-                    model_version=str(record["model_version"]),
-                    scored_s=float(record["scored_s"]),
-                )
-                for case_id, record in cases.items()
-            }
-        except FileNotFoundError:
-            return {}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            _logger.warning("%s is unreadable and is started anew; the cases are scored again: %s", self._path, error)
-            return {}
-
-    def values(self) -> dict[str, float]:
-        """The bare numbers by case id: what a pool takes."""
-        return {case_id: score.value for case_id, score in self.read().items()}
-
-    def put(self, values: Mapping[str, float], *, model_version: str) -> None:
-        """Add or replace scores.
-
-        Args:
-            values: finite numbers by case id.
-            model_version: who gave them.
 
         Raises:
-            InputError: a value is not finite.
+            StorageError: the folder cannot be written.
         """
-        for case_id, value in values.items():
-            check_case_id(case_id)
-            if not math.isfinite(value):
-                raise InputError(f"The score of case '{case_id}' is {value}; a score is a finite number.")
-        now = time.time()
-        with self._lock.hold():
-            scores = self.read()
-            scores |= {
-                case_id: CaseScore(value=float(value), model_version=model_version, scored_s=now)
-                for case_id, value in values.items()
-            }
-            cases = {
-                case_id: {"value": s.value, "model_version": s.model_version, "scored_s": s.scored_s}
-                for case_id, s in scores.items()
-            }
-            write_json(self._path, {"cases": cases})
+        folder = state_folder(studies)
+        self._path = folder / "scores.db"
+        self._lock = threading.RLock()
+        self._packed: dict[str, PackedScore] = {}
+        self._last_number = 0
+        self._table = ScoreTable()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _discard_old_form(folder / "scores")
+        except OSError as error:
+            raise StorageError(f"Cannot write in {folder}: {error.strerror}. Check its permissions.") from error
+        self._connection = self._opened()
 
-    def outdated(self, case_ids: Iterable[str], *, model_version: str) -> list[str]:
-        """The cases that this model version has not scored, the never scored ones first."""
-        scores = self.read()
-        missing = [
-            case_id for case_id in case_ids if case_id not in scores or scores[case_id].model_version != model_version
-        ]
-        return sorted(missing, key=lambda case_id: (case_id in scores, case_id))
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+    def put(self, score: CaseScore) -> None:
+        """Add or replace the score of one case.
+
+        Raises:
+            InputError: the case id cannot be used.
+            StorageError: the disk refused; what was there is unchanged.
+        """
+        self.put_all([score])
+
+    def put_all(self, scores: Iterable[CaseScore]) -> None:
+        """Add or replace the scores of several cases, all or none of them."""
+        rows = []
+        for score in scores:
+            check_case_id(score.case_id)
+            packed = PackedScore.of(score)
+            unknown = packed.disagreement != packed.disagreement
+            rows.append(
+                (
+                    packed.case_id,
+                    packed.version_key,
+                    packed.scored_at_s,
+                    packed.numbers,
+                    packed.classes,
+                    packed.embedding,
+                    packed.expected_minutes,
+                    None if unknown else packed.disagreement,
+                )
+            )
+        with self._transaction() as connection:
+            connection.executemany(_PUT, rows)
+
+    def get(self, case_id: str) -> CaseScore | None:
+        """The score of one case."""
+        return self.table().case(case_id)
+
+    def table(self) -> ScoreTable:
+        """All scores; the same object while nothing changes.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        with self._explained("read"), self._lock:
+            changed = self._connection.execute(_NEWER, (self._last_number,)).fetchall()
+            if changed:
+                for number, *columns in changed:
+                    packed = _packed(columns)
+                    self._packed[packed.case_id] = packed
+                    self._last_number = number
+                self._table = ScoreTable(list(self._packed.values()))
+            return self._table
+
+    def outdated(self, case_ids: Iterable[str], model_versions: Mapping[str, str]) -> list[str]:
+        """The cases that these model versions have not scored: the never scored ones first, then the oldest scores.
+
+        Args:
+            case_ids: the cases that are asked about.
+            model_versions: task name to version id, as they would be in a new score.
+        """
+        table, present = self.table(), version_key(model_versions)
+        order: list[tuple[float, str]] = []
+        for case_id in case_ids:
+            row = table.row(case_id)
+            if row is None:
+                order.append((0.0, case_id))
+            elif table.version_keys[row] != present:
+                order.append((float(table.scored_at_s[row]), case_id))
+        return [case_id for _, case_id in sorted(order)]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._explained("written"), self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _explained(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{self._path} cannot be {done} ({error}). Check the disk; if the file is damaged, delete it: "
+                "the cases are scored again."
+            ) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return _connect(self._path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise StorageError(f"Cannot open {self._path}: {error}. Check its permissions.") from error
+            _put_aside(self._path, str(error))
+        except _OtherFormError as error:
+            _put_aside(self._path, str(error))
+        with self._explained("made"):
+            return _connect(self._path)
+
+
+class _OtherFormError(Exception):
+    """The file is of another form than this medai's."""
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Autocommit: transactions are begun and ended here, not by the library.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    try:
+        # In a write-ahead log readers never wait for a writer, and a commit needs no wait for the disk: a power cut may
+        # lose the last scores, which are made again, but damages nothing.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        form = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if form not in (0, FORM):
+            connection.execute("ROLLBACK")
+            raise _OtherFormError(f"its form is {form}, this medai reads {FORM}")
+        connection.execute(_TABLE)
+        connection.execute(f"PRAGMA user_version = {FORM}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _packed(columns: list[object]) -> PackedScore:
+    case_id, key, scored_at_s, numbers, classes, embedding, minutes, disagreement = columns
+    return PackedScore(
+        case_id=str(case_id),
+        version_key=str(key),
+        scored_at_s=float(scored_at_s),  # type: ignore[arg-type]  # SQLite's own types
+        numbers=bytes(numbers),  # type: ignore[call-overload]
+        classes=str(classes),
+        embedding=bytes(embedding),  # type: ignore[call-overload]
+        expected_minutes=float(minutes),  # type: ignore[arg-type]
+        disagreement=float("nan") if disagreement is None else float(disagreement),  # type: ignore[arg-type]
+    )
+
+
+def _put_aside(path: Path, reason: str) -> None:
+    _logger.warning("%s cannot be used (%s): it is put aside and the cases are scored again", path, reason)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.replace(path.with_name(path.name + ".unusable"))
+
+
+def _discard_old_form(folder: Path) -> None:
+    """The scores before 0.2 were one number a case, which nothing can be chosen by any more."""
+    if folder.is_dir():
+        for name in ("uncertainty.json", "uncertainty.lock"):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        _logger.info("The scores in %s are of an older medai and were discarded: the cases are scored again.", folder)

@@ -143,6 +143,12 @@ class StudyStore:
 
         return withheld_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
 
+    def counting_labels(self, tag: str = FINAL) -> dict[str, tuple[Path, ...]]:
+        """Case to the files of the labels that count, where several people have labelled it (``store.withheld``)."""
+        from medai.store.withheld import counting_labels
+
+        return counting_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
+
     def status(self) -> dict[str, Any]:
         """Number of cases, of completed ones, and of labels by tag, in MONAI Label's words."""
         tags: dict[str, int] = {}

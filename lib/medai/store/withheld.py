@@ -1,4 +1,7 @@
-"""Which of a study's labels no training may learn from, and why: what the history says of the label that is there."""
+"""Which of a study's labels training may learn from: what the history says of them.
+
+A label that was put into the study past the server is not the one that the history knows; it counts as it is.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,32 @@ def withheld_labels(studies: Path, tag: str, label_path: Callable[[str], Path | 
     finally:
         log.close()
     return {each.case_id: _reason(each) for each in withheld if _is_there(each, label_path)}
+
+
+def counting_labels(studies: Path, tag: str, label_path: Callable[[str], Path | None]) -> dict[str, tuple[Path, ...]]:
+    """Case to the files of the labels that count, oldest first, where two or more people have labelled it.
+
+    Args:
+        studies: the study folder.
+        tag: which labels.
+        label_path: the study's label of a case, None where it has none.
+
+    Returns:
+        Nothing for a study without a history, nor for a case whose label was put there past the server. A case may have
+        a single label left that counts, and it need not be the latest.
+    """
+    if not has_history(studies):
+        return {}
+    log = AnnotationLog(studies)
+    try:
+        current = {annotation.case_id: annotation for annotation in log.all() if annotation.tag == tag}
+        return {
+            case_id: tuple(log.path(annotation) for annotation in found)
+            for case_id, found in log.opinions(tag).items()
+            if _is_there(current[case_id], label_path)
+        }
+    finally:
+        log.close()
 
 
 def _is_there(annotation: Annotation, label_path: Callable[[str], Path | None]) -> bool:

@@ -30,17 +30,18 @@ def train_click_ensemble(
     on_iteration: Callable[[float], None] = lambda fraction: None,
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    trainer: Callable[..., TrainingResult] = train_click_network,
 ) -> TrainingResult:
     """Train ``config.members`` networks and average their logits in one checkpoint.
 
     Arguments and errors are those of ``train_click_network``; epochs are counted through all members. With one member
-    it is that function.
+    it is that function, or the ``trainer`` that does the same in several processes.
 
     Returns:
         The last member's figures, with the checkpoint of all and the epochs of all.
     """
     if config.members == 1:
-        return train_click_network(
+        return trainer(
             dataset,
             config,
             start_from=start_from,
@@ -60,7 +61,7 @@ def train_click_ensemble(
         def done(fraction: float, before: int = number) -> None:
             on_iteration((before + fraction) / config.members)
 
-        result = train_click_network(
+        result = trainer(
             dataset,
             replace(config, members=1, seed=config.seed + number),
             start_from=start_from,

@@ -29,8 +29,8 @@ def label_weight(annotation: Annotation | None) -> float:
         annotation: how it came about; None where that is not known.
 
     Returns:
-        0 for one that must not train (flagged, in quarantine, replaced by a later one); 1 for one that was accepted or
-        of which nothing is known; up to 2 for a corrected one.
+        0 for one that must not train (flagged, in quarantine, replaced by a later one of the same annotator); 1 for
+        one that was accepted or of which nothing is known; up to 2 for a corrected one.
     """
     if annotation is None:
         return 1.0

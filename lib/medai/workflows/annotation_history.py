@@ -39,6 +39,8 @@ def recorded_annotations(studies: Path) -> AnnotationLookup | None:
     log = AnnotationLog(studies)
     try:
         current = {annotation.case_id: annotation for annotation in log.all() if annotation.tag == FINAL}
+        # Of a case that several people have labelled, the latest label that counts: the last one may be in quarantine.
+        current |= {case_id: counting[-1] for case_id, counting in log.opinions().items()}
     finally:
         log.close()
 

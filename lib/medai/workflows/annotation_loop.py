@@ -7,7 +7,7 @@ registry, retraining) without HTTP between. Each round is one case; what it gain
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from medai.active_learning.strategies import STRATEGIES, Pool, Strategy
-from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import Prediction, Volume
+from medai.domain.case_score import CaseScore
+from medai.domain.score_table import ScoreTable
 from medai.errors import InputError, NotFoundError
 from medai.phantom.study import TRUTH_FOLDER
 from medai.registry.model_registry import ModelRegistry
@@ -24,6 +25,7 @@ from medai.store.study import FINAL, StudyStore
 from medai.volume_io.readers import read_label_map, read_volume
 from medai.workflows.models import open_registry
 from medai.workflows.retrain import CLICK_TASK, RetrainConfig, RetrainReport, retrain
+from medai.workflows.score_case import score_prediction
 from medai.workflows.simulated_annotator import AnnotatedCase, Outliner, annotate_case
 
 
@@ -253,6 +255,7 @@ class _Loop:
         self._models: LoopModels | None = None
         self._version_id = ""
         self._predictions: dict[str, Prediction] = {}
+        self._scores: dict[str, CaseScore] = {}
 
     def pool(self) -> list[str]:
         """Cases without a submitted label whose truth is known."""
@@ -306,18 +309,24 @@ class _Loop:
         return self._models
 
     def _next_case(self, models: LoopModels) -> str:
-        """The strategy's choice; ``uncertainty`` has the model look at every case of the pool first."""
-        pool = self.pool()
-        scores: Mapping[str, float] = {}
-        if self._config.strategy == "uncertainty":
-            scores = {case_id: scan_uncertainty(self._predict(models, case_id)) for case_id in pool}
-        chosen = self._strategy.select(Pool(case_ids=tuple(pool), scores=scores), self._rng)
-        return chosen if chosen is not None else pool[0]
+        """The strategy's choice; most have the model look at every case first."""
+        open_cases, labelled = self.pool(), self._study.labeled(FINAL)
+        scores = ScoreTable()
+        if self._strategy.needs_scores:
+            for case_id in open_cases:
+                self._predict(models, case_id)
+            # Labelled cases keep what was said when they were open.
+            scores = ScoreTable.of(self._scores.values())
+        pool = Pool(case_ids=tuple(open_cases), scores=scores, labelled=tuple(labelled))
+        chosen = self._strategy.select(pool, self._rng)
+        return chosen if chosen is not None else open_cases[0]
 
     def _predict(self, models: LoopModels, case_id: str) -> Prediction:
         if case_id not in self._predictions:
             self._on_step(f"Looking at {case_id}")
-            self._predictions[case_id] = models.proposer.predict(self._scan(case_id))
+            scan = self._scan(case_id)
+            self._predictions[case_id] = models.proposer.predict(scan)
+            self._scores[case_id] = score_prediction(self._predictions[case_id], scan)
         return self._predictions[case_id]
 
     def _retrain(self, number: int) -> RetrainReport:

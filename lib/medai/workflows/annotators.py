@@ -42,6 +42,8 @@ from medai.volume_io.readers import read_label_map
 
 UNNAMED = "unnamed"
 """Stands for the annotators of labels of whom nobody said who they are."""
+NO_PEER_DICE = 0.5
+"""An outlier below this labels something else; one above it may be an outlier for a bias, which is to be measured."""
 MOST_PARTS = 300
 """A label of more connected parts is noise; to match it with others takes minutes and tells nothing."""
 
@@ -183,8 +185,9 @@ def compare_annotators(
     on_progress(len(by_case), len(by_case))
     proposals = [found for annotation in latest if (found := _against_model(annotation)) is not None]
     rng = np.random.default_rng(seed)
-    biases = {bias.reader: bias for bias in volume_biases(nodules, proposals, rng, margin=margin)}
     overlaps = {overlap.reader: overlap for overlap in overlaps_with_peers(nodules, proposals, rng)}
+    outliers = {name for name, overlap in overlaps.items() if overlap.is_outlier and overlap.dice.mean < NO_PEER_DICE}
+    biases = {bias.reader: bias for bias in volume_biases(nodules, proposals, rng, margin=margin, no_peers=outliers)}
     return AnnotatorsReport(
         annotators=tuple(
             _summary(name, latest, biases.get(name), overlaps.get(name), performances.get(name, ()))

@@ -13,8 +13,9 @@ from medai.domain.click_case import ClickCase
 from medai.errors import CancelledByUserError
 from medai.inference.evaluate_click import evaluate_click_model
 from medai.networks.engine import load_engine
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, train_click_network
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
 from medai.training.dataset import ClickDataset
+from medai.training.several_processes import train_in_processes
 from medai.workflows.click_regression import old_nodules
 from medai.workflows.click_replay import balanced_replay, plan_click_lesson, replay_share
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
@@ -73,7 +74,10 @@ def train_click_challenger(
 
     chosen = choosing_dataset(examples)
     dataset, share = with_replay(chosen, replayed, recipe)
-    result = train_click_network(
+    trainer: Callable[..., TrainingResult] = train_click_network
+    if config.processes > 1:
+        trainer = partial(train_in_processes, processes=config.processes)
+    result = trainer(
         dataset,
         # The epoch's length goes by the study's own nodules: a replay takes its share of them, not more time.
         replace(training_config(len(chosen.training), config), replay_fraction=share),

@@ -17,22 +17,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from medai.domain import LabelMap, Segment, Volume
+from medai.domain import LabelMap, Segment
 from medai.domain.click_case import ClickCase
-from medai.errors import CancelledByUserError, MedaiError
-from medai.geometry import VolumeGeometry
+from medai.errors import CancelledByUserError, MedaiError, StorageError
 from medai.phantom import Kernel, PhantomConfig, make_phantom
-from medai.store.atomic import publish, staged_file
 from medai.store.layout import user_state_folder
 from medai.store.split import FrozenSplit
+from medai.training.case_files import load_cases, save_cases
 from medai.training.dataset import is_validation_patient, nodule_cases
 from medai.training.label_weights import label_weight, readers_weight
 from medai.training.lidc import lidc_cases, lidc_patients
@@ -173,18 +171,21 @@ def phantom_nodules(seed: int, cache_folder: Path) -> list[ClickCase]:
     Raises:
         StorageError: they cannot be kept.
     """
-    path = cache_folder / f"phantom-{seed}-1.npz"
+    path = cache_folder / f"phantom-{seed}-2.npz"
     try:
-        return _read_cases(path)
+        return load_cases(path)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, MedaiError) as error:
-        logger.warning("%s is damaged (%s) and is made again.", path, error)
+    except (OSError, MedaiError) as error:
+        logger.warning("%s", error)
     cases = _make_phantom_nodules(seed)
-    with staged_file(path) as staged:
-        with staged.open("wb") as stream:
-            np.savez_compressed(stream, **_as_arrays(cases))
-        publish(staged, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The folder {path.parent} cannot be made: {error.strerror}. Check its permissions."
+        ) from error
+    save_cases(path, cases, compressed=True)
     return cases
 
 
@@ -209,35 +210,6 @@ def _make_phantom_nodules(seed: int) -> list[ClickCase]:
     segments = tuple(Segment(value=n, name=f"{n}") for n in range(1, len(phantom.nodules) + 1))
     label_map = LabelMap(geometry=volume.geometry, labels=labels, segments=segments)
     return nodule_cases([(volume, label_map)], context_mm=PHANTOM_CONTEXT_MM)
-
-
-def _as_arrays(cases: Iterable[ClickCase]) -> dict[str, Any]:
-    named: dict[str, Any] = {}
-    for number, case in enumerate(cases):
-        named[f"image_{number}"] = np.asarray(case.volume.image_hu, dtype=np.int16)
-        named[f"mask_{number}"] = case.mask
-        named[f"affine_{number}"] = case.volume.geometry.affine_ijk_to_ras_mm
-        named[f"name_{number}"] = np.array([case.case_id, case.patient_id])
-    return named
-
-
-def _read_cases(path: Path) -> list[ClickCase]:
-    import zipfile
-
-    cases = []
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            for number in range(len(kept.files) // 4):
-                image_hu, mask = kept[f"image_{number}"], kept[f"mask_{number}"]
-                case_id, patient_id = (str(text) for text in kept[f"name_{number}"])
-                geometry = VolumeGeometry(
-                    shape_ijk=image_hu.shape, affine_ijk_to_ras_mm=np.asarray(kept[f"affine_{number}"])
-                )
-                volume = Volume(geometry=geometry, image_hu=image_hu, case_id=patient_id)
-                cases.append(ClickCase(case_id=case_id, patient_id=patient_id, volume=volume, mask=mask))
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"not a whole archive: {error}") from error
-    return cases
 
 
 def _hash(patient_id: str) -> str:

@@ -139,14 +139,16 @@ def write_page(
     page: Path,
     title: str,
     what: str,
-    png: Path,
+    png: Path | Sequence[Path],
     tables: Sequence[Table],
     skipped: Mapping[str, str],
     warnings: Sequence[str],
 ) -> None:
     """One file that can be sent on its own."""
     safe: Callable[[str], str] = html.escape
-    picture = base64.b64encode(png.read_bytes()).decode("ascii")
+    pictures = [
+        base64.b64encode(path.read_bytes()).decode("ascii") for path in ([png] if isinstance(png, Path) else png)
+    ]
     if skipped:
         rows = [[case, reason] for case, reason in skipped.items()]
         tables = [*tables, Table(title=f"Left out: {len(skipped)}", columns=("case", "why"), rows=rows)]
@@ -154,7 +156,7 @@ def write_page(
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{safe(title)}</title><style>{_STYLE}</style>",
         f"<h1>{safe(title)}</h1><p>{safe(what)}</p>",
         *(f"<p class='note'>{safe(warning)}</p>" for warning in warnings),
-        f"<img alt='{safe(title)}' src='data:image/png;base64,{picture}'>",
+        *(f"<img alt='{safe(title)}' src='data:image/png;base64,{picture}'>" for picture in pictures),
     ]
     for table in tables:
         head = "".join(f"<th>{safe(column)}</th>" for column in table.columns)

@@ -41,14 +41,18 @@ class RetrainConfig:
         device: "auto", "cpu" or "cuda".
         seed: the same seed and labels train the same model on one machine.
         rules: the gate's thresholds; None: the family's.
+        processes: that train together on this machine, one a GPU with CUDA; only the click network can.
     """
 
     epochs: int = 20
     device: str = "auto"
     seed: int = 1
     rules: PromotionRules | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise InputError(f"A training in {self.processes} processes is none: ask for 1 or more.")
         if self.epochs < 1:
             raise InputError(f"A training of {self.epochs} epochs learns nothing: ask for 1 or more.")
 

@@ -16,7 +16,7 @@ from medai.errors import InputError, ModelError
 from medai.geometry import IndexBox
 
 if TYPE_CHECKING:
-    from medai.inference.scan import ScanPipeline
+    from medai.inference.scan import ScanConfig, ScanPipeline
     from medai.networks.engine import Engine
 
 CLICK_TASK = "nodule_click"
@@ -164,6 +164,11 @@ def infer_scan(
     volume = _read(path, read)
     pipeline = load_pipeline(registry, device=device, cache_folder=cache_folder)
     prediction = pipeline.predict(volume, on_progress=on_progress, should_stop=should_stop)
+    return write_outcome(prediction, out)
+
+
+def write_outcome(prediction: Prediction, out: Path | None) -> ScanOutcome:
+    """A prediction as an answer, its label map written where a path is given."""
     return ScanOutcome(prediction=prediction, label_map=_written(prediction, out))
 
 
@@ -173,6 +178,7 @@ def load_pipeline(
     device: str = "auto",
     cache_folder: Path | None = None,
     wrap: Callable[[Engine], Engine] = lambda engine: engine,
+    config: ScanConfig | None = None,
 ) -> ScanPipeline:
     """The whole-scan pipeline of the present champions.
 
@@ -181,11 +187,13 @@ def load_pipeline(
         device: see ``medai.networks.engine.load_engine``.
         cache_folder: where converted networks are kept; None converts at every load.
         wrap: put around each engine, to time it.
+        config: what becomes a nodule; None: what an annotator is shown.
     """
     from medai.inference.classify import NoduleClassifier
     from medai.inference.click import ClickSegmenter
     from medai.inference.detect import load_detector
     from medai.inference.scan import ScanPipeline
+    from medai.networks.committee import load_committee
     from medai.networks.engine import load_engine
 
     detection, click = registry.champion(DETECTION_TASK), registry.champion(CLICK_TASK)
@@ -200,9 +208,10 @@ def load_pipeline(
         _log.warning("Nodules are not rated: %s", error)
     return ScanPipeline(
         load_detector(detection.weights_path, device=device, cache_folder=cache_folder, wrap=wrap),
-        ClickSegmenter(wrap(load_engine(click.weights_path, device=device, cache_folder=cache_folder))),
+        ClickSegmenter(wrap(load_committee(click.weights_path, device=device, cache_folder=cache_folder))),
+        config,
+        versions,
         classifier=classifier,
-        model_versions=versions,
     )
 
 

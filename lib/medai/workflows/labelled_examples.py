@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -47,6 +47,15 @@ class KeepsHistory(Protocol):
 
     def withheld_labels(self, tag: str = ...) -> Mapping[str, str]:
         """Case to the reason why its label of this tag is kept from training."""
+        ...
+
+
+@runtime_checkable
+class KeepsOpinions(Protocol):
+    """A study that keeps the label of every annotator of a case."""
+
+    def counting_labels(self, tag: str = ...) -> Mapping[str, tuple[Path, ...]]:
+        """Case to the files of the labels of this tag that count, where several people have labelled it."""
         ...
 
 
@@ -97,6 +106,8 @@ def collect_examples(
     needed: str,
     should_stop: Callable[[], bool],
     tag_of: Callable[[str], str] = lambda _: SUBMITTED_TAG,
+    others_count: Collection[str] = (),
+    may_not_judge: Mapping[str, str] | None = None,
 ) -> LabelledExamples[E]:
     """Read labels and place their patients.
 
@@ -110,13 +121,15 @@ def collect_examples(
         needed: what an annotator has to do where there are too few, a sentence.
         should_stop: asked before each case; scans take seconds to decode.
         tag_of: the tag of the label that is read of a case.
+        may_not_judge: case to the reason why its label is left out where its patient is held back or kept for figures.
+        others_count: cases that are read though their latest label is withheld: other annotators' labels count there.
 
     Raises:
         InputError: too few usable labels to train on some patients and judge on others.
         CancelledByUserError: ``should_stop`` said so.
     """
     examples: dict[str, list[E]] = {}
-    skipped = _withheld(study, case_ids, tag_of)
+    skipped = _withheld(study, [case_id for case_id in case_ids if case_id not in others_count], tag_of)
     for case_id in case_ids:
         if case_id in skipped:
             logger.warning("The submitted label of case %s is not used: %s", case_id, skipped[case_id])
@@ -134,6 +147,10 @@ def collect_examples(
         else:
             skipped[case_id] = nothing
     placed = FrozenSplit(study.folder).place_cases(examples)
+    for case_id in [case_id for case_id in examples if placed[case_id] != "train" and case_id in (may_not_judge or {})]:
+        skipped[case_id] = (may_not_judge or {})[case_id]
+        logger.warning("The submitted label of case %s judges nothing: %s", case_id, skipped[case_id])
+        del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
     if not train or not held_back:

@@ -55,6 +55,7 @@ class StarterOptions:
         start_from: weights to go on from; None: from scratch.
         resume: go on from the state in the output folder, where there is one.
         members: networks of an ensemble; None: as recorded.
+        processes: that train one network together; only the click network can.
     """
 
     epochs: int | None = None
@@ -63,6 +64,7 @@ class StarterOptions:
     start_from: Path | None = None
     resume: bool = True
     members: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +213,8 @@ def make_starter(
     """
     started = time.monotonic()
     task = task_name(name)
+    if options.processes > 1 and task != CLICK_TASK:
+        raise InputError(f"{task} trains in one process; only {CLICK_TASK} can train in {options.processes}.")
     recipe = recipe or RECIPES[task]()
     work = folder / WORK_FOLDER
     root = data_root(data, work)

@@ -64,7 +64,13 @@ class ClickRecipe:
             on_step(StarterStep(words=words, done=report.epoch, total=report.total_epochs))
 
         result = train_starter_click(
-            data, folder, config, start_from=options.start_from, on_epoch=told, resume=options.resume
+            data,
+            folder,
+            config,
+            start_from=options.start_from,
+            on_epoch=told,
+            resume=options.resume,
+            processes=options.processes,
         )
         start = "other weights" if options.start_from else "scratch"
         return TrainedStarter(

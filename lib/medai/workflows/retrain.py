@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from medai import __version__
-from medai.errors import CancelledByUserError, MedaiError, StorageError
+from medai.errors import CancelledByUserError, InputError, MedaiError, StorageError
 from medai.evaluation.drift import FormerScores
 from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
@@ -124,6 +124,7 @@ def retrain(
     annotation_of: AnnotationLookup | None = None,
     is_interrupted: Callable[[], bool] = lambda: False,
     wait_s: float = 0.0,
+    gate: Callable[[Verdict], Verdict] = lambda verdict: verdict,
 ) -> RetrainReport:
     """Train a challenger on a study's submitted labels and publish it if it is better.
 
@@ -138,6 +139,8 @@ def retrain(
         annotation_of: how the labels came about, which decides how much each counts; None: all count the same.
         is_interrupted: asked when the training was stopped: True keeps what it has reached for the next one.
         wait_s: how long another training of the study may take to end.
+        gate: has the last word on a verdict. Anything but the verdict itself is for simulations of what a study is
+            without the gate: no setting, ``--conf`` key or option leads here.
 
     Returns:
         The report, also in the run's ``report.json``.
@@ -149,6 +152,8 @@ def retrain(
         ModelError: there is no champion to start from, or the training diverged.
     """
     family = family or family_of(CLICK_TASK)
+    if config.processes > 1 and family.task != CLICK_TASK:
+        raise InputError(f"{family.task} trains in one process; only {CLICK_TASK} can train in {config.processes}.")
     tracker = tracker or NoTracker()
     with training_run(study.folder, wait_s=wait_s) as run:
         steps = _Steps(
@@ -160,7 +165,7 @@ def retrain(
             tracker=tracker,
         )
         try:
-            report = _run(study, registry, config, run, steps, family, annotation_of)
+            report = _run(study, registry, config, run, steps, family, annotation_of, gate)
         except CancelledByUserError:
             run.keeps_work = is_interrupted()
             raise
@@ -180,6 +185,7 @@ def _run(
     steps: _Steps,
     family: Family[Any],
     annotation_of: AnnotationLookup | None,
+    gate: Callable[[Verdict], Verdict],
 ) -> RetrainReport:
     """The trip itself."""
     steps.enter("collect")
@@ -212,7 +218,7 @@ def _run(
             champion_score=champion_score,
             truth_of_case=old.truth_of_case,
         )
-        verdict = _judge(family, config, examples, old, champion_score, challenger_score, former)
+        verdict = gate(_judge(family, config, examples, old, champion_score, challenger_score, former))
         # After the decision, so that no test patient can have a part in it.
         on_test = [_mean_on_test(family, path, examples, config) for path in (champion.weights_path, challenger_path)]
         _tell_verdict(steps.tracker, verdict, champion)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from medai.domain import LabelMap, NoduleKind, Segment
 from medai.domain.click_case import ClickCase
 from medai.phantom import Kernel, PhantomConfig, make_phantom
 from medai.training.click_ensemble import train_click_ensemble
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
 from medai.training.reader_masks import contour_database, with_readers, with_union
+from medai.training.several_processes import train_in_processes
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second_cycle_epochs=24,
+    second_cycle_epochs=36,
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""
@@ -58,6 +60,7 @@ def train_starter_click(
     start_from: Path | None = None,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     resume: bool = False,
+    processes: int = 1,
 ) -> TrainingResult:
     """Train the starter network on the real nodules that are not held back.
 
@@ -69,10 +72,17 @@ def train_starter_click(
         start_from: weights to go on from; None starts from random ones.
         on_epoch: told after each epoch.
         resume: go on from the state in ``output_folder``.
+        processes: that train together on this machine.
     """
     dataset = starter_dataset(real_data, phantoms=phantoms, seed=config.seed)
     return train_click_ensemble(
-        dataset, config, start_from=start_from, output_folder=output_folder, on_epoch=on_epoch, resume=resume
+        dataset,
+        config,
+        start_from=start_from,
+        output_folder=output_folder,
+        on_epoch=on_epoch,
+        resume=resume,
+        trainer=partial(train_in_processes, processes=processes) if processes > 1 else train_click_network,
     )
 
 

@@ -79,7 +79,10 @@ def serve(study: Path, conf: dict[str, str] | None = None) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MedaiApp, "warm_up", lambda _: None)
         configure_platform(
-            app_dir=app_folder(study), studies=study, conf=conf or {}, session_path=study / ".medai" / "sessions"
+            app_dir=app_folder(study),
+            studies=study,
+            conf={"score_in_background": "off", **(conf or {})},
+            session_path=study / ".medai" / "sessions",
         )
         with TestClient(create_app(), raise_server_exceptions=False) as client:
             registry, clicks, candidates, ratings = SwappableRegistry(), BoxClicks(), FixedCandidates(), FixedRatings()

@@ -143,7 +143,7 @@ def test_one_against_two_peers_is_quarantined_and_released(served, tmp_path):
     submit(served, tmp_path, boxes(((14, 18), (14, 18), (14, 18))), client_id="mallory")
     *honest, odd = listed(served)
     assert [a["quarantine_reason"] for a in honest] == ["", ""]
-    assert "agrees with the 2 other labels of this case at a mean Dice of 0.00" in odd["quarantine_reason"]
+    assert "agrees with none of the 2 other labels of this case (Dice 0.00 at best)" in odd["quarantine_reason"]
     served.app.annotations.log.release(odd["annotation_id"], "chief")
     assert StudyStore(served.study).withheld_labels() == {}
 

@@ -139,13 +139,6 @@ def test_prediction_is_made_once_for_segments_and_boxes(shared):
     assert len(runs) == 2
 
 
-def test_scan_leaves_its_uncertainty_for_the_next_sample(shared):
-    shared.candidates.centres_ijk, shared.candidates.probabilities = ((8, 9, 10),), (0.6,)
-    shared.registry.versions["nodule_detection"] = "unsure"
-    parts(post(shared.client, "nodule_segmentation", "case_oblique"))
-    assert shared.app.scores.values()["case_oblique"] == pytest.approx(0.8)
-
-
 def test_lungs_of_a_crop_have_no_side(shared, tmp_path: Path):
     params, name, payload = parts(post(shared.client, "lungs", "case.axial"))
     assert params["label_names"] == {"lung": 1}

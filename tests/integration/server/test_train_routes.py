@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,17 @@ def test_scoring_makes_uncertainty_choose(served):
     assert served.client.get("/scoring/").status_code == HTTPStatus.NOT_FOUND
     record = served.client.post("/scoring/uncertainty?run_sync=true").json()
     assert record["status"] == "DONE"
+    # -0.55 log2 0.55 - 0.45 log2 0.45
     assert {case: round(score["uncertainty"], 3) for case, score in record["result"].items()} == {
-        "case.axial": 0.9,
-        "case_flipped": 0.9,
-        "case_oblique": 0.9,
+        "case.axial": 0.993,
+        "case_flipped": 0.993,
+        "case_oblique": 0.993,
     }
-    served.app.scores.put({"case_oblique": 0.95}, model_version=served.app.score_version())
+    score = served.app.scores.get("case_oblique")
+    assert [candidate.predicted_class for candidate in score.candidates] == ["part-solid, suspicious"]
+    sure = [replace(candidate, entropy=0.1) for candidate in score.candidates]
+    for case_id in ("case.axial", "case_flipped"):
+        served.app.scores.put(replace(score, case_id=case_id, candidates=tuple(sure)))
     sample = served.client.post("/activelearning/uncertainty", json={"client_id": "u"}).json()
     assert sample["id"] == "case_oblique"
     # The present models have seen every case: nothing is left to do.
@@ -213,3 +219,69 @@ def test_worker_reads_its_job_and_nothing_else(tmp_path: Path):
 
     with pytest.raises(ValidationError, match="epochs"):
         train_worker.main(io.StringIO(json.dumps({"studies": str(tmp_path), "device": "cpu", "seed": 1}) + "\n"))
+
+
+def test_a_batch_may_be_predicted_by_other_processes(served, monkeypatch: pytest.MonkeyPatch):
+    """The predictions come from elsewhere; what is stored is made of them here, as of the server's own."""
+    from medai.domain import Prediction
+    from medai.errors import InputError
+    from medai.server.app import MedaiApp
+    from medai.volume_io.readers import read_volume
+    from medai.workflows.executors import InProcessExecutor
+
+    elsewhere = []
+
+    class Elsewhere(InProcessExecutor):
+        def run(self, case_ids, make_work, **options):
+            assert make_work.studies == served.app.study.folder
+
+            def predict(case_id: str) -> Prediction:
+                if case_id == "case_flipped":
+                    raise InputError("its machine has gone")
+                elsewhere.append(case_id)
+                path = served.app.study.image_path(case_id)
+                versions, pipeline = served.app._scan_model()
+                return replace(pipeline.predict(read_volume(path)), model_versions=versions)
+
+            return super().run(case_ids, lambda: predict, **options)
+
+    monkeypatch.setattr(MedaiApp, "batch_executor", Elsewhere())
+    here = []
+    served.candidates.before = lambda: here.append(1)
+    result = served.client.post("/batch/infer/nodule_segmentation?run_sync=true", json={}).json()
+    assert elsewhere == ["case.axial", "case_oblique"]
+    assert len(here) == 2, "the server predicted nothing itself"
+    assert result["case_flipped"] == {"error": "its machine has gone"}
+    assert result["case_oblique"]["tag"] == "original"
+    assert served.client.get("/datastore/").json()["label_tags"] == {"original": 2}
+    # Lungs are no prediction: the server's own work.
+    assert served.client.post("/batch/infer/lungs?run_sync=true", json={"max_batch_size": 1}).json()
+    assert len(elsewhere) == 2
+
+
+@pytest.mark.slow
+def test_a_batch_on_ray_stores_what_the_server_itself_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import urllib.request
+
+    import numpy as np
+    from tests.support.scan_factory import make_scan, named_geometry
+    from tests.support.server_process import ServerProcess
+
+    from medai.volume_io.readers import read_label_map
+    from medai.volume_io.writers import write_volume
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    study = tmp_path / "study"
+    study.mkdir()
+    for name in ("a", "b"):
+        write_volume(make_scan(named_geometry("oblique"), np.random.default_rng(3)).volume, study / f"{name}.nii.gz")
+    labels = []
+    for conf in ({}, {"batch_executor": "ray"}):
+        with ServerProcess(study, conf=conf) as server:
+            address = f"{server.url}/batch/infer/nodule_segmentation?run_sync=true"
+            with urllib.request.urlopen(urllib.request.Request(address, method="POST"), timeout=500) as reply:
+                result = json.load(reply)
+            assert all(each["label"] for each in result.values()), result
+        labels.append(read_label_map(study / "labels" / "original" / "b.nrrd").labels)
+    assert labels[0].any()
+    assert np.array_equal(labels[0], labels[1])

@@ -10,8 +10,9 @@ from medai.store.reservations import Reservations
 study, client, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 cases = [f"case_{n:03d}" for n in range(int(sys.argv[4]))]
 reservations = Reservations(study)
-first = lambda left: left[0] if left else None
-print(json.dumps([reservations.choose(client, open_cases=lambda: cases, select=first) for _ in range(count)]))
+first = lambda offer: offer.free[0]
+asked = [(f"{client} {n}", dict(open_cases=lambda: cases, select=first)) for n in range(count)]
+print(json.dumps([reservations.choose(who, **how) for who, how in asked]))
 """
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from medai.active_learning.uncertainty import scan_uncertainty
 from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
 from medai.errors import InputError, NotFoundError
 from medai.geometry import IndexBox, VolumeGeometry
@@ -222,17 +221,11 @@ def test_steps_are_told_in_words(studies, registry):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"strategy": "luck"}, "no strategy 'luck': choose one of random, first"), ({"retrain_every": 0}, "must be 1")],
+    [
+        ({"strategy": "luck"}, "no strategy 'luck': choose one of default, random, first"),
+        ({"retrain_every": 0}, "must be 1"),
+    ],
 )
 def test_configurations_that_cannot_be_played(values, message):
     with pytest.raises(InputError, match=message):
         LoopConfig(**values)
-
-
-def test_uncertainty_of_a_case_is_its_most_doubtful_finding():
-    def prediction(*probabilities):
-        return Prediction(case_id="c", geometry=GEOMETRY, nodules=tuple(nodule(p) for p in probabilities))
-
-    assert scan_uncertainty(prediction()) == 0.0
-    assert scan_uncertainty(prediction(0.99)) < scan_uncertainty(prediction(0.99, 0.6))
-    assert scan_uncertainty(prediction(0.5)) == 1.0

@@ -23,7 +23,9 @@ def test_the_biased_and_the_outlying_annotator_are_named_with_what_to_do():
         is_biased=True,
         is_disputed=False,
     )
-    overlap = OverlapWithPeers(reader="mal[1]", dice=interval(0.1, 0.0, 0.2), limit=0.75, is_outlier=True)
+    overlap = OverlapWithPeers(
+        reader="mal[1]", dice=interval(0.1, 0.0, 0.2), limit=0.75, is_outlier=True, against_peers=6
+    )
     nobody = {"cases": 6, "nodules": 7, "staple": None}
     report = AnnotatorsReport(
         annotators=(

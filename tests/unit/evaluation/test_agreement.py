@@ -166,3 +166,39 @@ def test_what_does_not_fit_is_refused():
         nodule("a", {"ann": mask(3), "bob": mask(3)[1:]})
     with pytest.raises(InputError, match=r"margin of 1\.5"):
         volume_biases([], [], rng(), margin=1.5)
+
+
+def test_the_model_is_no_witness_where_others_have_read_enough():
+    """A weak model outlines half of each nodule; who corrects it alone is not biased for that."""
+    proposals = [
+        ProposalComparison(case_id=f"alone{n}", reader="honest0", dice=0.5, log_volume_ratio=np.log(2))
+        for n in range(30)
+    ]
+    found = volume_biases(honest_and_biased(1.5), proposals, rng())
+    assert [bias.reader for bias in found if bias.is_biased] == ["large"]
+    assert (of(found, "honest0").against_peers, of(found, "honest0").against_model) == (8, 0)
+    overlap = of(overlaps_with_peers(honest_and_biased(1.5), proposals, rng()), "honest0")
+    assert overlap.against_peers == overlap.dice.cases == 8
+
+
+def test_who_labels_something_else_hides_no_bias():
+    """Each case is read by one honest person, the biased one, and one who marks a voxel here and a lung there."""
+    draw = np.random.default_rng(5)
+    cases = [
+        nodule(
+            f"case{n}",
+            {
+                "honest0": mask(int(100 * np.exp(draw.normal(0, 0.03)))),
+                "large": mask(150),
+                "mal": mask((10, 1000)[n % 2]),
+            },
+        )
+        for n in range(12)
+    ] + [nodule(f"other{n}", {"honest0": mask(100), "honest1": mask(101)}) for n in range(6)]
+    hidden = volume_biases(cases, [], rng())
+    assert not any(bias.is_biased for bias in hidden)
+    found = volume_biases(cases, [], rng(), no_peers={"mal"})
+    assert [bias.reader for bias in found if bias.is_biased] == ["large"]
+    assert of(found, "large").percent[0] == pytest.approx(50, abs=4)
+    # Theirs is still told.
+    assert of(found, "mal").against_peers == 12

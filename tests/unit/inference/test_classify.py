@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.support.rated_balls import ball_case
 
 from medai.domain.assessment import ATTRIBUTES
 from medai.errors import InputError, ModelError
+from medai.evaluation.information import mutual_information_bits
 from medai.geometry import IndexBox
 from medai.inference.classify import MIRRORS, NoduleClassifier
 from medai.postprocessing.ratings import RatingStage
@@ -99,3 +102,25 @@ def test_weights_of_another_task_and_an_empty_outline_are_refused():
     case = ball_case(1, 5.0)
     with pytest.raises(InputError, match="empty outline"):
         classifier.assess(case.volume, IndexBox.of_shape(case.mask.shape), np.zeros_like(case.mask))
+
+
+def test_members_that_differ_about_malignancy_are_told():
+    classifier, engine = _classifier()
+    assert classifier.assess(*_place(ball_case(1, 5.0))).member_information == pytest.approx(0.0, abs=1e-9)
+    weights = [list(row) for row in _stage().weights]
+    # Malignancy follows the network's own rating of it.
+    weights[0] = [0.0] * len(weights[0])
+    weights[0][len(_stage().features)] = 1.0
+    stage = replace(_stage(), weights=tuple(map(tuple, weights)), bias=(0.0,) * len(ATTRIBUTES))
+
+    class Differ(FakeEngine):
+        def run(self, batch):
+            logits = np.zeros((len(batch), MEMBERS, 4 * len(ATTRIBUTES)), np.float32)
+            logits[:, 0], logits[:, 1] = 30.0, -30.0  # ratings 5 and 1
+            return logits
+
+    found = NoduleClassifier(Differ(engine.config), stage).assess(*_place(ball_case(1, 5.0)))
+    # Slope 2 around 3: probabilities of 0.982 and 0.018, whose mean is one half.
+    expected = float(mutual_information_bits(np.array([1 / (1 + np.exp(-4.0)), 1 / (1 + np.exp(4.0))])))
+    assert found.member_information == pytest.approx(expected, abs=1e-6)
+    assert expected == pytest.approx(0.87, abs=0.01)

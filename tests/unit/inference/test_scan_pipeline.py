@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medai.domain import Candidate, NoduleKind, Volume
+from medai.domain import Candidate, NoduleKind, OutlineDoubt, Volume
 from medai.domain.assessment import NoduleAssessment, RatedProbability
 from medai.errors import CancelledByUserError
 from medai.geometry import IndexBox, VolumeGeometry
@@ -33,7 +33,9 @@ class BrightRegion:
         mask = (numbered == numbered[foreground_ijk[0]]) & (volume.image_hu > -400)
         box = IndexBox.of_shape(volume.geometry.shape_ijk)
         probability = mask.astype(np.float32)
-        return ClickResult(box=box, mask=mask, probability=probability, looked_at=box, uncertainty=0.0)
+        return ClickResult(
+            box=box, mask=mask, probability=probability, looked_at=box, uncertainty=0.25, view_variation=0.125
+        )
 
 
 def _scene(flip=-1):
@@ -125,3 +127,10 @@ def test_stopping_is_obeyed_between_outlines():
     detector = FixedDetector(_at(volume, (15, 30, 20), 0.9))
     with pytest.raises(CancelledByUserError, match="Outlining nodules was stopped"):
         ScanPipeline(detector, BrightRegion()).predict(volume, lungs=lungs, should_stop=lambda: True)
+
+
+def test_the_doubt_about_an_outline_goes_with_the_nodule():
+    volume, lungs = _scene()
+    pipeline = ScanPipeline(FixedDetector(_at(volume, (15, 30, 20), 0.9)), BrightRegion())
+    (nodule,) = pipeline.predict(volume, lungs=lungs).nodules
+    assert nodule.doubt == OutlineDoubt(expected_error=0.25, view_variation=0.125)

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from medai.errors import InputError
-from medai.server.case_jobs import CaseJobs, JobBusyError, wanted_record
+from medai.server.case_jobs import CaseJob, CaseJobs, JobBusyError, wanted_record
 from medai.server.lanes import Lanes
 
 
@@ -23,7 +23,7 @@ def test_every_case_is_done_in_order_and_a_broken_one_ends_nothing(jobs: CaseJob
             raise InputError("b is broken")
         return {"label": case_id}
 
-    job_id, ended = jobs.start(["a", "b", "c"], work, {"model": "m"})
+    job_id, ended = jobs.start(CaseJob(case_ids=["a", "b", "c"], work=work, request={"model": "m"}))
     ended.result(10)
     record = jobs.record(job_id)
     assert seen == ["a", "b", "c"]
@@ -36,7 +36,7 @@ def test_a_fault_is_not_told_but_counted(jobs: CaseJobs):
     def work(case_id: str) -> dict[str, str]:
         raise ZeroDivisionError("secret")
 
-    job_id, ended = jobs.start(["a"], work, {})
+    job_id, ended = jobs.start(CaseJob(case_ids=["a"], work=work, request={}))
     ended.result(10)
     assert jobs.record(job_id)["status"] == "ERROR"
     assert "secret" not in str(jobs.record(job_id))
@@ -50,10 +50,10 @@ def test_one_at_a_time_and_stopped_after_the_present_case(jobs: CaseJobs):
         go_on.wait(10)
         return {}
 
-    job_id, ended = jobs.start(["a", "b"], work, {})
+    job_id, ended = jobs.start(CaseJob(case_ids=["a", "b"], work=work, request={}))
     assert begun.wait(10)
     with pytest.raises(JobBusyError, match="batch runs already"):
-        jobs.start(["c"], work, {})
+        jobs.start(CaseJob(case_ids=["c"], work=work, request={}))
     assert wanted_record(jobs, "batch", every=False, only_running=True)["id"] == job_id
     jobs.stop()
     go_on.set()
@@ -62,7 +62,7 @@ def test_one_at_a_time_and_stopped_after_the_present_case(jobs: CaseJobs):
     assert record["status"] == "STOPPED"
     assert list(record["result"]) == ["a"]
     assert jobs.stop() is None
-    assert jobs.start(["c"], lambda _: {}, {})[1].result(10) is None
+    assert jobs.start(CaseJob(case_ids=["c"], work=lambda _: {}, request={}))[1].result(10) is None
 
 
 def test_records_by_what_is_asked(jobs: CaseJobs):
@@ -71,7 +71,7 @@ def test_records_by_what_is_asked(jobs: CaseJobs):
     with pytest.raises(HTTPException, match="No batch has run"):
         wanted_record(jobs, "batch", every=False, only_running=False)
     for _ in range(2):
-        jobs.start([], lambda _: {}, {})[1].result(10)
+        jobs.start(CaseJob(case_ids=[], work=lambda _: {}, request={}))[1].result(10)
     assert len(wanted_record(jobs, "batch", every=True, only_running=False)) == 2
     with pytest.raises(HTTPException, match="No batch runs now"):
         wanted_record(jobs, "batch", every=False, only_running=True)

@@ -14,6 +14,11 @@ def test_strings_become_numbers_and_flags():
     assert settings.device == "auto"
 
 
+@pytest.mark.parametrize(("text", "value"), [("on", True), ("off", False)])
+def test_scoring_in_the_background_is_switched(text: str, value: bool):
+    assert ServerSettings.from_conf({"score_in_background": text}).score_in_background is value
+
+
 def test_nothing_given_is_all_defaults():
     assert ServerSettings.from_conf(None) == ServerSettings()
 
@@ -33,6 +38,7 @@ def test_an_unknown_key_lists_every_valid_one():
     [
         ("train_epochs", "0", "greater than or equal to 1"),
         ("train_epochs", "many", "valid integer"),
+        ("batch_executor", "slurm", "'inprocess' or 'ray'"),
         ("device", "tpu", "'auto', 'cpu' or 'cuda'"),
         ("cache_memory_mb", "1", "greater than or equal to 64"),
         ("prefetch", "perhaps", "valid boolean"),

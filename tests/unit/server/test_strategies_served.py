@@ -4,12 +4,15 @@ import threading
 
 import numpy as np
 import pytest
+from tests.support.score_factory import candidate, case_score
 
 from medai.active_learning.strategies import STRATEGIES
 from medai.server.strategies import build_strategies
+from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
+from medai.workflows.case_queue import CaseQueue
 
 
 @pytest.fixture
@@ -19,9 +22,18 @@ def study(tmp_path):
     return StudyStore(tmp_path)
 
 
+def queue_of(study):
+    return CaseQueue(
+        study=study,
+        reservations=Reservations(study.folder),
+        scores=ScoreStore(study.folder),
+        patients=PatientIndex(study.folder),
+    )
+
+
 @pytest.fixture
 def strategies(study):
-    return build_strategies(study, Reservations(study.folder), ScoreStore(study.folder), rng=np.random.default_rng(1))
+    return build_strategies(queue_of(study), rng=np.random.default_rng(1))
 
 
 def finish(study, tmp_path, case_id):
@@ -73,18 +85,12 @@ def test_the_reply_is_what_the_plugin_reads(strategies, study):
 
 
 def test_paths_can_be_kept_from_clients(study):
-    strategies = build_strategies(
-        study,
-        Reservations(study.folder),
-        ScoreStore(study.folder),
-        rng=np.random.default_rng(1),
-        share_paths=False,
-    )
-    assert sorted(strategies["first"]({})) == ["id", "name", "ts"]
+    strategies = build_strategies(queue_of(study), rng=np.random.default_rng(1), share_paths=False)
+    assert "path" not in strategies["first"]({})
 
 
 def test_uncertainty_goes_by_the_scores(strategies, study):
-    ScoreStore(study.folder).put({"c": 0.4, "b": 0.9}, model_version="v1")
+    ScoreStore(study.folder).put_all([case_score("c", candidate(0.1)), case_score("b", candidate(0.5))])
     assert [strategies["uncertainty"]({"client_id": c})["id"] for c in "xyz"] == ["b", "c", "1.2.840.113"]
 
 
@@ -92,3 +98,43 @@ def test_a_strategy_tells_what_it_does(strategies):
     assert {name: strategy.info() for name, strategy in strategies.items()} == {
         name: {"description": choice.description} for name, choice in STRATEGIES.items()
     }
+
+
+def test_the_reply_says_why(strategies, study):
+    found = [candidate(0.5, diameter_mm=4.2), candidate(0.3, diameter_mm=6.4), candidate(0.05)]
+    ScoreStore(study.folder).put(case_score("c", *found, minutes=5.2))
+    reply = strategies["entropy"]({"client_id": "ann"})
+    assert reply["reason"] == "2 uncertain nodules, 4–6 mm; about 5 min"
+    assert reply["PatientID"] == "c (2 uncertain nodules, 4-6 mm)"
+    assert (reply["strategy"], reply["expected_minutes"], reply["skipped_before"]) == ("entropy", 5.2, False)
+    assert strategies["entropy"]({"client_id": "ben"})["reason"] == "not looked at by the model yet"
+
+
+def test_a_skipped_case_says_so_when_it_comes_back(strategies):
+    replies = [strategies["first"]({"client_id": "ann"}) for _ in range(4)]
+    assert [reply["skipped_before"] for reply in replies] == [False, False, False, True]
+    assert replies[3]["reason"].startswith("you have skipped it before: ")
+
+
+def test_the_other_study_of_a_patient_comes_next_for_the_same_annotator_alone(tmp_path):
+    for name in ("LIDC-IDRI-0007_R_1", "LIDC-IDRI-0007_R_2", "a", "b"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"scan")
+    study = StudyStore(tmp_path)
+    queue = queue_of(study)
+    strategies = build_strategies(queue, rng=np.random.default_rng(1))
+    assert strategies["first"]({"client_id": "ann"})["id"] == "LIDC-IDRI-0007_R_1"
+    # ben is not sent to ann's patient, though that case is the next by name.
+    assert strategies["first"]({"client_id": "ben"})["id"] == "a"
+    finish(study, tmp_path, "LIDC-IDRI-0007_R_1")
+    queue.reservations.submitted("LIDC-IDRI-0007_R_1")
+    reply = strategies["random"]({"client_id": "ann"})
+    assert reply["id"] == "LIDC-IDRI-0007_R_2"
+    assert reply["reason"] == "the other study of the patient you have just finished: not looked at by the model yet"
+
+
+def test_scores_that_cannot_be_read_stop_nobody(study, caplog):
+    queue = queue_of(study)
+    queue.scores.close()
+    strategies = build_strategies(queue, rng=np.random.default_rng(1))
+    assert strategies["entropy"]({"client_id": "ann"})["id"] == "1.2.840.113"
+    assert "without scores" in caplog.text

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from medai.errors import ConflictError
-from medai.store.reservations import Reservations
+from medai.store.reservations import Offer, Reservations, next_of_patient, without_others_patients
 
 
 class Clock:
@@ -28,7 +28,7 @@ def reservations(tmp_path, clock):
 
 
 def ask(reservations, client, cases=("a", "b", "c")):
-    return reservations.choose(client, open_cases=lambda: cases, select=lambda left: left[0] if left else None)
+    return reservations.choose(client, open_cases=lambda: cases, select=lambda offer: offer.free[0])
 
 
 def test_two_clients_never_get_the_same_case(reservations):
@@ -38,6 +38,92 @@ def test_two_clients_never_get_the_same_case(reservations):
 def test_next_means_next_and_what_was_skipped_comes_back_last_oldest_first(reservations):
     assert ask(reservations, "ben") == "a"
     assert [ask(reservations, "ann") for _ in range(4)] == ["b", "c", "b", "c"]
+    assert reservations.skipped("ann") == ["c", "b"]
+
+
+def test_a_skipped_case_is_free_for_others_at_once(reservations):
+    assert [ask(reservations, "ann") for _ in range(2)] == ["a", "b"]
+    assert reservations.all_skipped() == {"ann": ["a"]}
+    assert ask(reservations, "ben") == "a"
+    # Nothing but a is left for ann, and ben has it.
+    assert [ask(reservations, "ann") for _ in range(3)] == ["c", "b", "c"]
+
+
+def test_skips_outlive_a_restart_but_not_a_month(reservations, tmp_path, clock):
+    ask(reservations, "ann")
+    ask(reservations, "ann")
+    assert Reservations(tmp_path, ttl_s=600, now=clock).skipped("ann") == ["a"]
+    clock.now += 31 * 24 * 3600
+    assert ask(reservations, "ann") == "a"
+
+
+def test_a_click_in_a_second_window_takes_a_skipped_case_back(reservations):
+    assert [ask(reservations, "ann") for _ in range(2)] == ["a", "b"]
+    assert reservations.renew("a", "ann")
+    assert (reservations.holder("a"), reservations.holder("b")) == ("ann", "ann")
+    assert reservations.skipped("ann") == []
+
+
+def test_a_click_takes_nothing_back_that_somebody_else_has(reservations):
+    assert [ask(reservations, "ann") for _ in range(2)] == ["a", "b"]
+    assert ask(reservations, "ben") == "a"
+    assert not reservations.renew("a", "ann")
+    assert reservations.holder("a") == "ben"
+
+
+def test_a_crashed_client_frees_its_case(reservations, clock):
+    assert ask(reservations, "ann") == "a"
+    assert ask(reservations, "ben") == "b"
+    clock.now += 601
+    # Never heard of again: nobody has skipped it, whoever asks next gets it.
+    assert ask(reservations, "cleo") == "a"
+    assert reservations.all_skipped() == {}
+
+
+def test_what_a_client_submitted_last_is_in_its_next_offer(reservations):
+    offers = []
+
+    def select(offer):
+        offers.append(offer)
+        return offer.free[0]
+
+    def asked(client):
+        return reservations.choose(client, open_cases=lambda: ("a", "b", "c"), select=select)
+
+    asked("ann")
+    reservations.submitted("a")
+    asked("ben")
+    asked("ann")
+    assert [offer.submitted for offer in offers] == [None, None, "a"]
+    assert offers[2].held == ("a",)
+    assert offers[2].free == ["b", "c"]
+
+
+def test_a_submitted_case_is_no_skipped_one(reservations):
+    assert [ask(reservations, "ann") for _ in range(2)] == ["a", "b"]
+    reservations.submitted("a")
+    assert reservations.skipped("ann") == []
+
+
+def offer(free, *, held=(), submitted=None):
+    return Offer(free=free, held=held, submitted=submitted)
+
+
+def siblings_of(*patients):
+    return lambda case_id: {other for cases in patients if case_id in cases for other in cases} - {case_id}
+
+
+def test_the_other_study_of_the_patient_comes_next():
+    siblings = siblings_of({"a1", "a2", "a3"}, {"b1"})
+    assert next_of_patient(offer(["a3", "a2", "b1"], submitted="a1"), siblings) == "a2"
+    assert next_of_patient(offer(["b1"], submitted="a1"), siblings) is None
+    assert next_of_patient(offer(["a2"]), siblings) is None
+
+
+def test_nobody_is_sent_to_anothers_patient_while_there_are_others():
+    siblings = siblings_of({"a1", "a2"}, {"b1"})
+    assert list(without_others_patients(offer(["a2", "b1"], held=("a1",)), siblings)) == ["b1"]
+    assert list(without_others_patients(offer(["a2"], held=("a1",)), siblings)) == ["a2"]
 
 
 def test_a_submitted_case_is_free_and_is_not_handed_out_again(reservations):

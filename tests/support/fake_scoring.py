@@ -1,0 +1,46 @@
+"""``medai score`` with models that cost nothing: ``python -m tests.support.fake_scoring TRACE SECONDS score …``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.case_work import TracedWork
+from tests.support.score_factory import candidate, case_score
+
+from medai.domain.case_score import CaseScore
+
+VERSIONS = {"nodule_click": "starter", "nodule_detection": "starter", "nodule_classification": "starter"}
+
+
+@dataclass(frozen=True)
+class MakeFakeScorer:
+    """In place of ``workflows.score_pool.MakeScorer``."""
+
+    work: TracedWork
+
+    def __call__(self) -> Callable[[str], CaseScore]:
+        work = self.work()
+
+        def score(case_id: str) -> CaseScore:
+            work.work(case_id)
+            return case_score(case_id, candidate(0.5), versions=VERSIONS)
+
+        return score
+
+
+def main() -> None:
+    """Run the command line."""
+    from medai.cli.main import main as medai
+    from medai.workflows import score_pool
+
+    trace, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    sys.argv = ["medai", *sys.argv[3:]]
+    score_pool.MakeScorer = lambda **_: MakeFakeScorer(TracedWork(folder=trace, seconds=seconds))  # type: ignore[assignment,misc]
+    medai()
+
+
+if __name__ == "__main__":
+    main()
