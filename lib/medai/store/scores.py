@@ -25,6 +25,7 @@ from medai.domain.score_table import PackedScore, ScoreTable
 from medai.errors import StorageError
 from medai.store.layout import state_folder
 from medai.store.names import check_case_id
+from medai.store.sqlite_engine import NO_ROOM
 
 FORM = 1
 """Of the table; counts up when what is packed changes."""
@@ -172,8 +173,8 @@ class ScoreStore:
             yield
         except sqlite3.Error as error:
             raise StorageError(
-                f"{self._path} cannot be {done} ({error}). Check the disk; if the file is damaged, delete it: "
-                "the cases are scored again."
+                f"{self._path} cannot be {done} ({error}). Check that its disk has space left; if the file is damaged, "
+                "delete it: the cases are scored again."
             ) from error
 
     def _opened(self) -> sqlite3.Connection:
@@ -181,6 +182,8 @@ class ScoreStore:
             return _connect(self._path)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
+                if error.sqlite_errorname in NO_ROOM:
+                    return _in_memory(self._path)
                 raise StorageError(f"Cannot open {self._path}: {error}. Check its permissions.") from error
             _put_aside(self._path, str(error))
         except _OtherFormError as error:
@@ -212,6 +215,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _in_memory(path: Path) -> sqlite3.Connection:
+    """The scores without their file: a full disk must not keep a server from starting. What is added is not kept."""
+    _logger.warning("%s cannot be opened, its disk is full: scores are kept until this process ends", path)
+    connection = _connect(Path(":memory:"))
+    log = path.with_name(path.name + "-wal")
+    if path.is_file() and path.stat().st_size and not (log.exists() and log.stat().st_size):
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as kept,
+        ):
+            kept.backup(connection)
     return connection
 
 

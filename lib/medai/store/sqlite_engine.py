@@ -21,7 +21,8 @@ BUSY_TIMEOUT_S = 30
 
 _WRITES = "medai_writes"
 _READ_ONLY = "medai read only"
-_NO_ROOM = ("SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN", "SQLITE_FULL", "SQLITE_CANTOPEN")
+NO_ROOM = ("SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMOPEN", "SQLITE_FULL", "SQLITE_CANTOPEN")
+"""What SQLite calls a disk on which it cannot lay the files beside a database that it needs."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def _open(_: object, record: ConnectionPoolEntry, arguments: list[Any], options:
         connection.close()
         path = Path(arguments[0]).absolute()
         log = path.with_name(f"{path.name}-wal")
-        if error.sqlite_errorname not in _NO_ROOM or (log.exists() and log.stat().st_size):
+        if error.sqlite_errorname not in NO_ROOM or (log.exists() and log.stat().st_size):
             raise
         _logger.warning("%s is read without its log, nothing can be written beside it: is the disk full?", path)
     record.info[_READ_ONLY] = True

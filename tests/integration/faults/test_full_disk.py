@@ -19,6 +19,7 @@ from tests.integration.faults.test_killed_processes import check_served, check_s
 from tests.integration.server.conftest import affines, make_study, serve
 from tests.integration.server.test_submit_killed import CASE, PlainScans, label_of, recorder_of, submit
 from tests.integration.workflows.test_retrain import FakeNetwork, add_case, run
+from tests.support.score_factory import case_score
 from tests.support.small_disk import SmallDisk, small_disk
 
 from medai.errors import StorageError
@@ -103,10 +104,13 @@ def _reservations(disk: SmallDisk, _: Path) -> tuple[Callable[[int], Any], Calla
 
 
 def _scores(disk: SmallDisk, _: Path) -> tuple[Callable[[int], Any], Callable[[], Any]]:
-    def write(number: int) -> None:
-        ScoreStore(_study_of(disk)).put({f"case{number}": 0.5}, model_version="v1")
+    store = ScoreStore(_study_of(disk))
 
-    return write, lambda: set(ScoreStore(_study_of(disk)).values())
+    def write(number: int) -> None:
+        # More of them than the log has room for in its last block.
+        store.put_all(case_score(f"case{number}" if n == 0 else f"more{number}-{n}") for n in range(200))
+
+    return write, lambda: {case_id for case_id in store.table().case_ids if case_id.startswith("case")}
 
 
 def _split(disk: SmallDisk, _: Path) -> tuple[Callable[[int], Any], Callable[[], Any]]:
@@ -415,6 +419,22 @@ def test_a_history_whose_last_rows_are_in_the_log_is_not_read_without_it(disk, t
         recorder_of(study)
     disk.free()
     check_submitted(study, {0})
+
+
+def test_scores_are_read_on_a_full_disk(disk, caplog):
+    store = ScoreStore(_study_of(disk))
+    store.put(case_score("case0"))
+    store.close()
+    disk.fill()
+    store = ScoreStore(_study_of(disk))
+    assert "its disk is full" in caplog.text
+    store.put(case_score("case1"))
+    assert set(store.table().case_ids) == {"case0", "case1"}
+    store.close()
+    disk.free()
+    store = ScoreStore(_study_of(disk))
+    assert set(store.table().case_ids) == {"case0"}
+    store.close()
 
 
 def test_uploads_that_find_no_room_for_a_moment_are_told_so(tmp_path, monkeypatch):
