@@ -42,19 +42,22 @@ def list_annotations(
 
 
 def _table(found: list[Annotation]) -> object:
+    """Four columns of lines, so that 80 columns hold a whole id: it is copied into ``--release``."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("id", "case", "by", "when", "nodules", "from", "correction", "state")
+    table = Table(show_lines=True)
+    # Folded where a case's name is longer, never cut: what cannot be read cannot be copied either.
+    table.add_column("id and case", min_width=max(len(each.annotation_id) for each in found), overflow="fold")
+    for name in ("by", "label and correction", "state"):
+        table.add_column(name, overflow="fold")
     for each in found:
+        source = escape(" ".join(part for part in (each.proposal_model, each.proposal_version) if part))
+        nodules = f"{each.nodules} nodule{'' if each.nodules == 1 else 's'}, {each.volume_ml:.2f} ml"
         table.add_row(
-            each.annotation_id,
-            escape(each.case_id),
-            escape(each.annotator) or "[dim]nobody said[/]",
-            _when(each),
-            f"{each.nodules}, {each.volume_ml:.2f} ml",
-            escape(" ".join(part for part in (each.proposal_model, each.proposal_version) if part)),
-            _correction(each),
+            f"{each.annotation_id}\n{escape(each.case_id)}",
+            f"{escape(each.annotator) or '[dim]nobody said[/]'}\n[dim]{_when(each)}[/]",
+            "\n".join(line for line in (nodules, source and f"from {source}", _correction(each)) if line),
             _state(each),
         )
     return table

@@ -55,6 +55,8 @@ class Annotation:
         review_by: who said it.
         quarantine_reason: why it is kept from training until somebody looks; "" where nothing is wrong with it.
         is_current: True for the latest label of its case and tag.
+        segment_names: voxel value and name of each segment, as the annotator named it, ratings included
+            ("nodule malignancy 4"); empty where nobody said, and for labels of before names were kept.
     """
 
     annotation_id: str
@@ -74,6 +76,7 @@ class Annotation:
     review_by: str = ""
     quarantine_reason: str = ""
     is_current: bool = True
+    segment_names: tuple[tuple[int, str], ...] = ()
 
     @property
     def trains(self) -> bool:

@@ -14,17 +14,22 @@ A retrained model is published only where patients that no training run has seen
    itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
    loses more than ``subgroup_margin`` and is worse beyond the bootstrap's doubt (its whole 90 % interval is a loss), or
    a subgroup of any count loses more than ``subgroup_limit``.
+6. Small losses do not add up. Each subgroup has an anchor (``evaluation.drift``): the first champion, or a later one
+   that was better there beyond doubt. What rule 5 says of the champion holds for the anchor too, and a subgroup of
+   ``subgroup_patients`` patients or more may not lie more than ``drift_limit`` below it, doubt or not. A challenger
+   that is no worse there than the champion is not refused for what was lost before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from medai.errors import InputError
+from medai.evaluation.drift import DriftFromAnchor, FormerScores, drift_from_anchor
 from medai.evaluation.paired import PairedDifference, paired_difference
 
 
@@ -41,6 +46,8 @@ class PromotionRules:
             differ as much.
         subgroup_patients: from this many patients on, a subgroup's interval says something.
         subgroup_limit: mean score that no subgroup may lose, however few cases it has.
+        drift_limit: mean score that a subgroup of ``subgroup_patients`` patients may lose over many promotions, be the
+            loss in doubt or not.
     """
 
     margin: float = 0.002
@@ -50,6 +57,7 @@ class PromotionRules:
     subgroup_margin: float = 0.02
     subgroup_patients: int = 5
     subgroup_limit: float = 0.15
+    drift_limit: float = 0.05
 
     def __post_init__(self) -> None:
         limits = {
@@ -58,6 +66,7 @@ class PromotionRules:
             "few_patient_loss": self.few_patient_loss,
             "subgroup_margin": self.subgroup_margin,
             "subgroup_limit": self.subgroup_limit,
+            "drift_limit": self.drift_limit,
         }
         for name, value in limits.items():
             if not 0 <= value < 1:
@@ -73,12 +82,24 @@ class OldCases:
         challenger_score: the same cases, the challenger.
         groups_of_case: case id to what it is grouped by and its group: ``{"size": "6-8 mm", "texture": "solid"}``.
         patient_of_case: case id to patient; None: each case is a patient of its own.
+        former: the champions before, the first one first; their scores of the cases whose truth is still the same.
+        truth_of_case: digest of the truth of each case, by which a later verdict knows which scores compare.
     """
 
     champion_score: Mapping[str, float]
     challenger_score: Mapping[str, float]
     groups_of_case: Mapping[str, Mapping[str, str]]
     patient_of_case: Mapping[str, str] | None = None
+    former: tuple[FormerScores, ...] = ()
+    truth_of_case: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a later verdict needs of this one."""
+        return {
+            "champion_score": dict(self.champion_score),
+            "challenger_score": dict(self.challenger_score),
+            "truth_of_case": dict(self.truth_of_case),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +110,18 @@ class SubgroupDifference:
         by: what the cases are grouped by: "size", "texture".
         group: the subgroup's name: "6-8 mm".
         figures: the comparison.
+        drift: the challenger against the subgroup's anchor; None where there was no champion before.
     """
 
     by: str
     group: str
     figures: PairedDifference
+    drift: DriftFromAnchor | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"by": self.by, "group": self.group, "figures": asdict(self.figures)}
+        drift = None if self.drift is None else asdict(self.drift)
+        return {"by": self.by, "group": self.group, "figures": asdict(self.figures), "drift": drift}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +137,7 @@ class Verdict:
         champion_score: case id to the champion's score on the held-back cases.
         challenger_score: the same of the challenger.
         subgroups: the old cases, subgroup by subgroup; empty where there were none to judge on.
+        old_cases: their scores case by case; None where there were none.
     """
 
     publish: bool
@@ -123,6 +148,7 @@ class Verdict:
     champion_score: Mapping[str, float]
     challenger_score: Mapping[str, float]
     subgroups: tuple[SubgroupDifference, ...] = ()
+    old_cases: OldCases | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values for ``verdict.json`` and reports."""
@@ -135,6 +161,7 @@ class Verdict:
             "champion_score": dict(self.champion_score),
             "challenger_score": dict(self.challenger_score),
             "subgroups": [subgroup.to_json() for subgroup in self.subgroups],
+            "old_cases": None if self.old_cases is None else self.old_cases.to_json(),
         }
 
 
@@ -180,6 +207,7 @@ def judge(
         champion_score=dict(champion_score),
         challenger_score=dict(challenger_score),
         subgroups=subgroups,
+        old_cases=old_cases,
     )
 
 
@@ -208,12 +236,20 @@ def subgroup_differences(old_cases: OldCases, *, rng: np.random.Generator) -> tu
             patient_of_case=old_cases.patient_of_case,
             rng=rng,
         )
-        found.append(SubgroupDifference(by=by, group=group, figures=figures))
+        drift = drift_from_anchor(
+            cases, old_cases.former, old_cases.challenger_score, patient_of_case=old_cases.patient_of_case, rng=rng
+        )
+        found.append(SubgroupDifference(by=by, group=group, figures=figures, drift=drift))
     return tuple(found)
 
 
 def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRules, measure: str) -> str:
     """Why a subgroup forbids the promotion, the worst one first; "" where none does."""
+    return _lost_now(subgroups, rules, measure) or _lost_over_time(subgroups, rules, measure)
+
+
+def _lost_now(subgroups: Sequence[SubgroupDifference], rules: PromotionRules, measure: str) -> str:
+    """Where the challenger is worse than the champion."""
     for subgroup in sorted(subgroups, key=lambda subgroup: subgroup.figures.difference):
         figures = subgroup.figures
         what = (
@@ -227,6 +263,29 @@ def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRule
             return (
                 f"Refused: {what}; 90 % interval of the change {figures.low:+.3f} to {figures.high:+.3f}, a loss of "
                 f"{rules.subgroup_margin:g} is accepted."
+            )
+    return ""
+
+
+def _lost_over_time(subgroups: Sequence[SubgroupDifference], rules: PromotionRules, measure: str) -> str:
+    """Where the challenger adds to small losses that together are too large."""
+    drifting = [(s, s.drift) for s in subgroups if s.drift is not None and s.figures.difference < 0]
+    for subgroup, drift in sorted(drifting, key=lambda pair: pair[1].figures.difference):
+        figures = drift.figures
+        loss, is_counted = -figures.difference, figures.patient_count >= rules.subgroup_patients
+        what = (
+            f"small losses add up on old cases, {subgroup.by} {subgroup.group}: mean {measure} "
+            f"{figures.champion_mean:.3f} ({drift.version_id}) → {figures.challenger_mean:.3f} on "
+            f"{figures.case_count} case{'' if figures.case_count == 1 else 's'}, and the present model is better there"
+        )
+        if loss > rules.subgroup_limit:
+            return f"Refused: {what}; no subgroup may lose more than {rules.subgroup_limit:g}."
+        if is_counted and loss > rules.drift_limit:
+            return f"Refused: {what}; {rules.drift_limit:g} is the most that may be lost over time."
+        if is_counted and loss > rules.subgroup_margin and figures.high < 0:
+            return (
+                f"Refused: {what}; 90 % interval of the change {figures.low:+.3f} to {figures.high:+.3f}, a loss of "
+                f"{rules.subgroup_margin:g} over time is accepted."
             )
     return ""
 

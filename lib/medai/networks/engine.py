@@ -9,12 +9,14 @@ Threads: an engine may be called from any number of threads; each has its own Op
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +34,9 @@ PARITY_LOGITS = 1e-3
 MAX_THREADS = 8
 """Patches of 48³ voxels gain nothing from more, and the server has other work to do."""
 DEVICES = ("auto", "cpu", "cuda")
+ABANDONED_AFTER_S = 3600.0
+"""A conversion takes seconds."""
+_CONVERTING = ".converting-"
 
 _log = logging.getLogger(__name__)
 
@@ -263,16 +268,34 @@ def _keep(model: Any, folder: Path) -> None:
     """Write a converted model into its cache folder; it appears there whole or not at all."""
     import openvino
 
+    temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-        try:
-            openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
+        _sweep(folder.parent)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_CONVERTING))
+        openvino.save_model(model, temporary / "model.xml", compress_to_fp16=False)
+        for path in temporary.iterdir():
+            # A power cut after the rename must not leave weights of the right length without their content.
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        if not folder.is_dir():
             temporary.rename(folder)
-        except OSError:
-            # Another process was first: its copy is the same.
+    except (OSError, RuntimeError) as error:
+        # OpenVINO answers a full disk with a RuntimeError. Where another process was first, its copy is the same.
+        if not folder.is_dir():
+            _log.warning(
+                "The converted network could not be kept in %s (%s): the next start converts again. Is the disk full?",
+                folder,
+                error,
+            )
+    finally:
+        if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        _log.warning(
-            "The converted network could not be kept in %s (%s): the next start converts again.", folder, error
-        )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they converted have left."""
+    for leftover in folder.glob(f"{_CONVERTING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED_AFTER_S:
+                shutil.rmtree(leftover, ignore_errors=True)

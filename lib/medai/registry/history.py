@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from medai.errors import StorageError
 from medai.registry.version_files import sync_folder
+from medai.volume_io.atomic import disk_words
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def append_event(path: Path, event: HistoryEvent) -> None:
             os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:
-        raise StorageError(f"{path} could not be written ({error}): free space there.") from error
+        raise StorageError(f"{path} could not be written: {disk_words(error)}.") from error
 
 
 def read_events(path: Path) -> tuple[HistoryEvent, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medai.errors import ConflictError, StorageError
+from medai.volume_io.atomic import disk_words
 
 LOCK_TIMEOUT_S = 120.0
 """A publish copies some tens of megabytes: a lock held longer belongs to a process that hangs."""
@@ -20,7 +21,7 @@ class TaskLock:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"The folder of models {path.parent} cannot be made ({error}).") from error
+            raise StorageError(f"The folder of models {path.parent} cannot be made: {disk_words(error)}.") from error
         self._lock = FileLock(path, timeout=LOCK_TIMEOUT_S)
 
     def __enter__(self) -> None:
@@ -30,6 +31,8 @@ class TaskLock:
             raise ConflictError(
                 f"Another process has been publishing a model of '{self._task}' for {LOCK_TIMEOUT_S:.0f} s: try again."
             ) from error
+        except OSError as error:
+            raise StorageError(f"The models of '{self._task}' cannot be locked: {disk_words(error)}.") from error
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()

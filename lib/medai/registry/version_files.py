@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medai.errors import InputError, ModelError, StorageError
+from medai.volume_io.atomic import disk_words
 
 STARTER = "starter"
 """Version id of the weights that travel in the package."""
@@ -117,8 +118,8 @@ def write_version(
     except OSError as error:
         shutil.rmtree(incoming, ignore_errors=True)
         raise StorageError(
-            f"The new version of '{task}' could not be written to {versions_folder} ({error}): free space there and "
-            "train again. The model in use stays."
+            f"The new version of '{task}' could not be written to {versions_folder}: {disk_words(error)}; the model in "
+            "use stays."
         ) from error
     return ModelVersion(
         task=task,
@@ -185,7 +186,9 @@ def replace_json(path: Path, content: Mapping[str, Any]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"{path} could not be written ({error}); what was there before stands.") from error
+        raise StorageError(
+            f"{path} could not be written: {disk_words(error)}; what was there before stands."
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
 from medai.domain import LabelMap
-from medai.errors import InputError, ModelError, NotFoundError
+from medai.errors import InputError, ModelError, NotFoundError, StorageError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.server.annotation_recorder import AnnotationRecorder
@@ -276,7 +276,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def on_save_label(self, image_id: str, label_id: str) -> None:
         """After a label was submitted: the case is free, and the next one is decoded meanwhile."""
-        self.reservations.submitted(image_id)
+        try:
+            self.reservations.submitted(image_id)
+        except StorageError as error:
+            # The label is kept: that the case stays reserved for an hour is no reason to say otherwise.
+            logger.warning("Case %s stays reserved for a while: %s", image_id, error)
         self.cost.learn(len(self.study.labeled()))
         if not self.options.prefetch:
             return

@@ -29,6 +29,7 @@ from medai.errors import (
     NotFoundError,
     StorageError,
 )
+from medai.volume_io.atomic import disk_words, is_full
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MedaiError, _on_medai_error)
     app.add_exception_handler(MONAILabelException, _on_platform_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(OSError, _on_disk_error)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -68,6 +70,18 @@ async def _on_platform_error(request: Request, error: Exception) -> JSONResponse
     if isinstance(error, MONAILabelException) and error.error is MONAILabelError.INVALID_INPUT:
         return _problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error.msg))
     return await _on_fault(request, error)
+
+
+async def _on_disk_error(request: Request, error: Exception) -> JSONResponse:
+    """A full disk may be met anywhere, such as where uploads lie for a moment; it is nobody's fault."""
+    if not isinstance(error, OSError) or not is_full(error):
+        return await _on_fault(request, error)
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    where = f" ({error.filename})" if error.filename else ""
+    return _problem(
+        HTTPStatus.INSUFFICIENT_STORAGE,
+        f"The server's disk is full{where}: {disk_words(error)}. Nothing was changed by halves.",
+    )
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:

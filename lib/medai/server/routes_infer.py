@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import tempfile
 import uuid
@@ -18,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
 from medai.domain import Prediction
-from medai.errors import InputError
+from medai.errors import InputError, StorageError
 from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import CaseJob, JobBusyError, in_scan_lane, wanted_record
@@ -31,6 +32,8 @@ from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
 from medai.workflows.executors import CaseExecutor, CaseOutcome
 from medai.workflows.present_models import MakePredictor
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["Infer"])
 
@@ -178,7 +181,11 @@ def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Pat
     scan_path = app.study.image_path(source.image)
     client_id = params.get("client_id")
     if isinstance(client_id, str) and client_id:
-        app.reservations.renew(source.image, annotator_of(client_id, source.host))
+        try:
+            app.reservations.renew(source.image, annotator_of(client_id, source.host))
+        except StorageError as error:
+            # A click is answered also where nothing can be written.
+            logger.warning("The reservation of %s is not renewed: %s", source.image, error)
     return InferRequest(scan_path=scan_path, case_id=source.image, params=params, label_path=label_path)
 
 

@@ -68,6 +68,12 @@ def label_files(case_folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.endswith(ABOUT_SUFFIX))
 
 
+def has_label(about_path: Path) -> bool:
+    """Whether the label of an about-file was kept."""
+    wanted = annotation_id_of(about_path)
+    return any(annotation_id_of(path) == wanted for path in label_files(about_path.parent))
+
+
 def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal.
 
@@ -88,6 +94,20 @@ def about_of(annotation: Annotation, info: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
+def named_segments(info: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+    """Voxel value and name of each segment in what is kept with a label (``label_info``); entries without are left out.
+
+    Args:
+        info: of the label, as the server has checked it: ``idx`` is the voxel value.
+    """
+    entries = info.get("label_info")
+    return tuple(
+        (entry["idx"], str(entry["name"]))
+        for entry in (entries if isinstance(entries, list | tuple) else ())
+        if isinstance(entry, Mapping) and isinstance(entry.get("idx"), int) and entry.get("name")
+    )
+
+
 def read_about(path: Path) -> dict[str, Any]:
     """An about-file's content; empty where there is none or it cannot be read."""
     try:
@@ -100,6 +120,7 @@ def read_about(path: Path) -> dict[str, Any]:
 def orphan_of(path: Path, about: Mapping[str, Any]) -> Annotation:
     """The annotation of a file without a row; without its about-file little is known but the label itself."""
     annotation_id = annotation_id_of(path)
+    info = about.get("info")
     known = {name: about[name] for name in _KEPT if name in about}
     if len(known) < len(_KEPT):
         nodules, volume_ml = _measured(path)
@@ -121,6 +142,7 @@ def orphan_of(path: Path, about: Mapping[str, Any]) -> Annotation:
         case_id=path.parent.name,
         file_name=f"{path.parent.name}/{path.name}",
         correction=None,
+        segment_names=named_segments(info if isinstance(info, Mapping) else {}),
         **known,
     )
 

@@ -6,9 +6,23 @@ database's idea of time zones matters.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from sqlalchemy import Boolean, Double, Engine, Index, String, Text, create_engine, event, inspect, select
+from sqlalchemy import (
+    Boolean,
+    Double,
+    Engine,
+    Index,
+    String,
+    Text,
+    create_engine,
+    event,
+    inspect,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -16,7 +30,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import InputError, StorageError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: the first. 2: ``segment_names``, added to tables of form 1 when they are opened."""
 
 BUSY_TIMEOUT_S = 30
 """A write takes milliseconds; SQLite otherwise gives up at once where another process writes."""
@@ -63,6 +78,7 @@ class AnnotationRow(Base):
     quarantine_reason: Mapped[str] = mapped_column(Text, default="")
     released_by: Mapped[str] = mapped_column(Text, default="")
     is_measured: Mapped[bool] = mapped_column(Boolean, default=False)
+    segment_names: Mapped[str] = mapped_column(Text, default="", server_default="")
 
     @classmethod
     def of(cls, annotation: Annotation, *, study_id: str, is_measured: bool) -> AnnotationRow:
@@ -86,6 +102,7 @@ class AnnotationRow(Base):
             quarantine_reason=annotation.quarantine_reason,
             released_by="",
             is_measured=is_measured,
+            segment_names=json.dumps(annotation.segment_names) if annotation.segment_names else "",
         )
         row.set_correction(annotation.correction)
         return row
@@ -118,6 +135,7 @@ class AnnotationRow(Base):
             review_by=self.review_by,
             quarantine_reason=self.quarantine_reason,
             is_current=is_current,
+            segment_names=tuple((int(value), str(name)) for value, name in json.loads(self.segment_names or "[]")),
         )
 
     def _correction(self) -> Correction | None:
@@ -166,7 +184,7 @@ def connect(url: str) -> Engine:
 
 
 def make_tables(engine: Engine) -> None:
-    """Make the tables where they are missing; two processes may do so at once.
+    """Make the tables where they are missing, and bring old ones into today's form; two processes may do so at once.
 
     Raises:
         StorageError: a newer medai has written them.
@@ -190,6 +208,30 @@ def make_tables(engine: Engine) -> None:
                 f"The history of annotations has form {version}, this medai knows up to {SCHEMA_VERSION}; nothing was "
                 "changed. Update medai."
             )
+    if version is not None and version < SCHEMA_VERSION:
+        _add_segment_names(engine)
+
+
+def _add_segment_names(engine: Engine) -> None:
+    """From form 1 to 2: what is there stays as it is, and older labels have no names."""
+    column = AnnotationRow.__table__.c.segment_names
+    try:
+        with engine.begin() as connection:
+            if column.name not in {
+                each["name"] for each in inspect(connection).get_columns(AnnotationRow.__tablename__)
+            }:
+                kind = column.type.compile(engine.dialect)
+                table = AnnotationRow.__tablename__
+                connection.execute(text(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind} NOT NULL DEFAULT ''"))
+            connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
+    except DBAPIError:
+        # Another server may have added it between the question and now; else its error is told.
+        with engine.begin() as connection:
+            if column.name not in {
+                each["name"] for each in inspect(connection).get_columns(AnnotationRow.__tablename__)
+            }:
+                raise
+            connection.execute(update(SchemaRow).values(version=SCHEMA_VERSION))
 
 
 def _configure_sqlite(connection: object, _: object) -> None:

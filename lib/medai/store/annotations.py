@@ -48,8 +48,10 @@ from medai.store.annotation_files import (
     PROPOSAL_SUFFIX,
     about_of,
     annotation_id_of,
+    has_label,
     label_files,
     link_or_copy,
+    named_segments,
     orphan_of,
     read_about,
     sha256_of_file,
@@ -59,6 +61,7 @@ from medai.store.atomic import copy_into, publish, staged_file, sweep, write_byt
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.volume_io.atomic import disk_words
 
 URL_VARIABLE = "MEDAI_ANNOTATIONS_URL"
 """Names another database. A variable of the environment and no option: it holds a password, and a process's options can
@@ -83,7 +86,7 @@ class Submission:
         proposal_folder: the proposal's files (``store.proposals``), kept with the label; None without one.
         quarantine_reason: what is wrong with it at first sight.
         is_measured: nothing is left to be found out about it.
-        info: kept with the study's own label.
+        info: kept with the study's own label; the segments' names in it (``label_info``) stay with the annotation.
     """
 
     case_id: str
@@ -126,7 +129,7 @@ class AnnotationLog:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(f"Cannot make {self.folder}: {error.strerror}. Check its permissions.") from error
+            raise StorageError(f"Cannot make {self.folder}: {disk_words(error)}.") from error
         self._lock = ExclusiveLock(self.folder / ".lock")
         self._engine = connect(url or os.environ.get(URL_VARIABLE) or sqlite_url(state / "annotations.db"))
         with self._lock.hold():
@@ -191,6 +194,9 @@ class AnnotationLog:
         with self._lock.hold():
             for about_path in sorted(self.folder.glob(f"*/*{ABOUT_SUFFIX}")):
                 annotation = self._found(annotation_id_of(about_path))
+                if annotation is None and has_label(about_path):
+                    # Its row could not be written at the opening: what is known of it stays for the next one.
+                    continue
                 try:
                     if annotation is not None and annotation.is_current:
                         save(annotation, self.path(annotation), read_about(about_path).get("info", {}))
@@ -330,6 +336,7 @@ class AnnotationLog:
             volume_ml=submission.volume_ml,
             correction=None,
             quarantine_reason=submission.quarantine_reason,
+            segment_names=named_segments(submission.info),
         )
 
     def _about_path(self, annotation: Annotation) -> Path:
@@ -366,8 +373,13 @@ class AnnotationLog:
                     continue
                 about_path = case_folder / f"{annotation_id_of(path)}{ABOUT_SUFFIX}"
                 annotation = orphan_of(path, read_about(about_path))
+                try:
+                    self._insert(annotation, is_measured=False)
+                except StorageError:
+                    # A full disk must not keep the history from being read.
+                    _logger.exception("A label of case %s has no row yet; it is tried again", annotation.case_id)
+                    return
                 _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
-                self._insert(annotation, is_measured=False)
 
     def _insert(self, annotation: Annotation, *, is_measured: bool) -> None:
         with self._session("written; the label's file is kept and is taken up at the next start") as session:
@@ -411,5 +423,5 @@ class AnnotationLog:
             cause = getattr(error, "orig", None) or type(error).__name__
             raise StorageError(
                 f"The history of annotations ({self._engine.url.render_as_string(hide_password=True)}) could not be "
-                f"{done}: {cause}. Check the database and the disk."
+                f"{done}: {cause}. Check the database, and that its disk has space left."
             ) from error

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medai.errors import StorageError
+from medai.volume_io.atomic import disk_words
 
 TEMPORARY_PREFIX = ".medai-tmp-"
 """Leads the name of every file that is not published yet; such files are never cases or labels."""
@@ -67,12 +68,12 @@ def staged_file(target: Path) -> Iterator[Path]:
         os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
     except OSError as error:
-        raise StorageError(f"Cannot write in {target.parent}: {error.strerror}. Check its permissions.") from error
+        raise StorageError(f"Cannot write in {target.parent}: {disk_words(error)}.") from error
     staged = Path(name)
     try:
         yield staged
     except OSError as error:
-        raise StorageError(f"Cannot write {target}: {error.strerror or error}. What was there is unchanged.") from error
+        raise StorageError(f"Cannot write {target}: {disk_words(error)}; what was there is unchanged.") from error
     finally:
         staged.unlink(missing_ok=True)
 

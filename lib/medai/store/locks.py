@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 
 from medai.errors import StorageError
+from medai.volume_io.atomic import disk_words
 
 LOCK_TIMEOUT_S = 30.0
 """A write takes milliseconds; whoever waits longer than this waits for something that hangs."""
@@ -53,7 +54,7 @@ class ExclusiveLock:
         except filelock.Timeout as error:
             raise self._waited_too_long() from error
         except OSError as error:
-            raise StorageError(f"Cannot lock {self._path}: {error.strerror}. Check its permissions.") from error
+            raise StorageError(f"Cannot lock {self._path}: {disk_words(error)}.") from error
         try:
             yield
         finally:

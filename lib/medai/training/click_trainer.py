@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medai.errors import CancelledByUserError, InputError, ModelError
+from medai.errors import CancelledByUserError, InputError, ModelError, StorageError
 from medai.training.click_sampling import SamplingConfig
 from medai.training.dataset import ClickDataset
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from monai.engines import SupervisedEvaluator, SupervisedTrainer
     from torch import nn
+
+_logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.safetensors"
 STATE_NAME = "training_state.pt"
@@ -367,24 +369,22 @@ class _ClickTraining:
             self._on_epoch(report)
 
     def _save_state(self) -> None:
-        """Write everything a later run needs to go on."""
-        import torch
+        """Write everything a later run needs to go on; where the disk refuses, this run goes on without."""
+        from medai.training.training_state import save_state
 
-        from medai.volume_io.atomic import atomic_path
-
-        with atomic_path(self._folder / STATE_NAME) as temporary:
-            torch.save(
-                {
-                    "config": _fingerprint(self._config),
-                    "network": self._network.state_dict(),
-                    "average": self._average.state_dict(),
-                    "optimiser": self._optimiser.state_dict(),
-                    "schedule": self._schedule.state_dict(),
-                    "reports": [asdict(report) for report in self._reports],
-                    "best_epoch": self._best_epoch,
-                },
-                temporary,
-            )
+        state = {
+            "config": _fingerprint(self._config),
+            "network": self._network.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "reports": [asdict(report) for report in self._reports],
+            "best_epoch": self._best_epoch,
+        }
+        try:
+            save_state(self._folder / STATE_NAME, state)
+        except StorageError as error:
+            _logger.warning("The training goes on, but could not be resumed from this epoch: %s", error)
 
     def _restore(self, state_path: Path) -> None:
         """Go on where another run left off."""
@@ -521,6 +521,6 @@ def _drop_broken_gradients(optimiser: Any, args: Any, kwargs: Any) -> None:
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     if all(parameter.grad is None or bool(torch.isfinite(parameter.grad).all()) for parameter in parameters):
         return
-    logging.getLogger(__name__).warning("A training step had gradients that are not finite; it is left out.")
+    _logger.warning("A training step had gradients that are not finite; it is left out.")
     for parameter in parameters:
         parameter.grad = None

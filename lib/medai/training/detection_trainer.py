@@ -238,12 +238,13 @@ class _Run:
         return Checkpoint(config=dict(self._inference), tensors=network_tensors(self.mean))
 
     def save(self, path: Path) -> None:
-        """Write all that a later run needs to go on."""
-        import torch
+        """Write all that a later run needs to go on.
 
-        from medai.volume_io.atomic import atomic_path
+        Raises:
+            StorageError: the disk refused; the state of before stands.
+        """
+        from medai.training.training_state import save_state
 
-        path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "config": json.dumps(self.config.to_json()),
             "step": self.step,
@@ -252,8 +253,7 @@ class _Run:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
         }
-        with atomic_path(path) as temporary:
-            torch.save(state, temporary)
+        save_state(path, state)
 
     def restore(self, path: Path) -> None:
         """Go on from a saved state.

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from medai.errors import StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what this user may have of it, is full."""
+    return error.errno in _FULL
+
+
+def disk_words(error: OSError) -> str:
+    """What the disk said, and what to do about it, in a sentence or two without a full stop at the end."""
+    said = error.strerror or str(error)
+    if is_full(error):
+        return f"{said}. Free space on that disk and try again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{said}. Check its permissions"
+    return f"{said}. Check the disk"
 
 
 @contextlib.contextmanager
@@ -33,7 +51,7 @@ def atomic_path(path: Path, *, ending: str = ".part") -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         raise StorageError(
-            f"{path.name} could not be written: {error.strerror or error}. Check the folder and the free space."
+            f"{path.name} could not be written in {path.parent}: {disk_words(error)}; what was there is unchanged."
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

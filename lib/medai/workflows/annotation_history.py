@@ -8,6 +8,7 @@ from typing import Any
 
 from medai.domain.annotation import Annotation
 from medai.errors import NotFoundError
+from medai.postprocessing.nodules import ratings_in_name
 from medai.store.annotations import AnnotationLog, has_history
 from medai.store.study import FINAL
 from medai.workflows.families import AnnotationLookup
@@ -48,5 +49,12 @@ def recorded_annotations(studies: Path) -> AnnotationLookup | None:
 
 
 def annotation_to_json(annotation: Annotation) -> dict[str, Any]:
-    """An annotation as plain JSON, with whether it trains; its file's name is below ``.medai/annotations``."""
-    return {**dataclasses.asdict(annotation), "review": str(annotation.review), "trains": annotation.trains}
+    """An annotation as plain JSON, with whether it trains and what each segment's name says of the nodule.
+
+    Its file's name is below ``.medai/annotations``.
+    """
+    segments = [
+        {"value": value, "name": name, "ratings": ratings_in_name(name)} for value, name in annotation.segment_names
+    ]
+    own = {name: value for name, value in dataclasses.asdict(annotation).items() if name != "segment_names"}
+    return {**own, "segments": segments, "review": str(annotation.review), "trains": annotation.trains}

@@ -36,6 +36,7 @@ from medai.evaluation.agreement import (
 from medai.postprocessing.components import label_components
 from medai.postprocessing.consensus import Consensus, ReaderPerformance, consensus
 from medai.postprocessing.nodules import ratings_in_name
+from medai.store.annotation_files import named_segments
 from medai.store.study import ORIGINAL, StudyStore
 from medai.volume_io.readers import read_label_map
 
@@ -204,7 +205,7 @@ class StudyAnnotations:
 
     Attributes:
         found: what was submitted, with the file of each.
-        study: knows the names of the segments of the latest labels, which NIfTI files do not.
+        study: knows the names of the segments of the latest labels, where the history is older than its names.
     """
 
     found: Sequence[tuple[Annotation, Path]]
@@ -218,7 +219,7 @@ class StudyAnnotations:
         """The kept label, its segments named as the annotator did where that is known."""
         path = next(path for known, path in self.found if known.annotation_id == annotation.annotation_id)
         label_map = read_label_map(path)
-        named = self._names(annotation) if annotation.is_current else {}
+        named = dict(annotation.segment_names) or (self._names(annotation) if annotation.is_current else {})
         segments = tuple(
             Segment(value=s.value, name=named.get(s.value, s.name), colour_rgb=s.colour_rgb) for s in label_map.segments
         )
@@ -226,14 +227,9 @@ class StudyAnnotations:
 
     def _names(self, annotation: Annotation) -> dict[int, str]:
         try:
-            entries = self.study.label_info(annotation.case_id, annotation.tag).get("label_info")
+            return dict(named_segments(self.study.label_info(annotation.case_id, annotation.tag)))
         except NotFoundError:
             return {}
-        return {
-            int(e["idx"]): str(e["name"])
-            for e in (entries if isinstance(entries, list) else ())
-            if isinstance(e, Mapping) and isinstance(e.get("idx"), int) and e.get("name")
-        }
 
 
 def open_annotations(studies: Path) -> AnnotationSource:

@@ -14,6 +14,7 @@ what the session is about must not hide a loss elsewhere.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -103,7 +104,7 @@ def old_nodules(
     today = {case.case_id: case for case in held_back}
     # A patient of the study may be among the real ones: one that trains here must not judge.
     in_study = {patient_key_of_case(study.folder, case_id) for case_id in study.labeled(SUBMITTED_TAG)}
-    examples, groups = [], {}
+    examples, groups, truth = [], {}, {}
     for entry in entries:
         if entry.source == "study":
             case = today.get(entry.case_id)
@@ -113,7 +114,8 @@ def old_nodules(
             examples.append(case)
             prefix = STUDY_GROUPS if entry.source == "study" else ""
             groups[case.case_id] = {f"{prefix}size": entry.size, f"{prefix}texture": entry.texture}
-    return OldExamples(examples=tuple(examples), groups_of_case=groups)
+            truth[case.case_id] = _truth_of(case)
+    return OldExamples(examples=tuple(examples), groups_of_case=groups, truth_of_case=truth)
 
 
 def phantom_nodules(seed: int) -> list[tuple[ClickCase, NoduleKind, float]]:
@@ -216,6 +218,12 @@ def _first_of_study(held_back: Sequence[ClickCase], known: set[str], most: int) 
 def _diameter_mm(case: ClickCase) -> float:
     """Of the sphere with the mask's volume."""
     return float((6 * volume_mm3(case.mask, case.volume.geometry) / np.pi) ** (1 / 3))
+
+
+def _truth_of(case: ClickCase) -> str:
+    """A digest of the outline: an annotator who corrects it makes it another question."""
+    shape = repr(case.mask.shape).encode()
+    return hashlib.sha256(shape + np.packbits(case.mask).tobytes()).hexdigest()[:16]
 
 
 def _cropped(case: ClickCase) -> ClickCase:

@@ -107,10 +107,13 @@ class OldExamples(Generic[E]):
     Attributes:
         examples: none of them of a patient that trains.
         groups_of_case: example's case id to what it is grouped by and its group: ``{"size": "6-8 mm"}``.
+        truth_of_case: example's case id to a digest of what it is scored against; scores of another truth, or of none
+            that is known, are not compared over time.
     """
 
     examples: tuple[E, ...]
     groups_of_case: Mapping[str, Mapping[str, str]]
+    truth_of_case: Mapping[str, str] = field(default_factory=dict)
 
 
 class OldExampleSource(Protocol[E]):

@@ -33,7 +33,7 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_BY_CASE = ("champion_score", "challenger_score")
+_BY_CASE = ("champion_score", "challenger_score", "old_cases")
 
 
 class MlflowTracker:
@@ -120,9 +120,17 @@ def _check_database(address: str) -> None:
 def _without_cases(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict without anything that names a case."""
     shown = {name: value for name, value in verdict.items() if name not in _BY_CASE}
-    shown["figures"] = {name: value for name, value in verdict.get("figures", {}).items() if name != "worst_case"}
+    shown["figures"] = _without_case(verdict.get("figures", {}))
     shown["subgroups"] = [
-        {**subgroup, "figures": {n: v for n, v in subgroup["figures"].items() if n != "worst_case"}}
+        {**subgroup, "figures": _without_case(subgroup["figures"]), "drift": _drift_without_case(subgroup.get("drift"))}
         for subgroup in verdict.get("subgroups", ())
     ]
     return shown
+
+
+def _without_case(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name != "worst_case"}
+
+
+def _drift_without_case(drift: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if drift is None else {**drift, "figures": _without_case(drift["figures"])}

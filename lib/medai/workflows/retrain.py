@@ -5,7 +5,8 @@
 3. Train a challenger from the champion's weights on the other patients, with what must not be forgotten mixed in. A
    training that was interrupted, not stopped, goes on from its last epoch where it would be the same training.
 4. Judge the challenger on the same nodules (scans, for detection), asked the same questions; and both on the family's
-   fixed old examples, which no challenger may get worse on.
+   fixed old examples, which no challenger may get worse on: than the champion, and than the best of those before it
+   (``workflows.former_champions``), so that small losses do not add up.
 5. Decide (``evaluation.promotion``), and publish only a better one. The verdict is in the registry's history either
    way. Test patients, where the study has enough for them, are scored after the decision, for the report alone.
 
@@ -30,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from medai import __version__
-from medai.errors import CancelledByUserError, MedaiError
+from medai.errors import CancelledByUserError, MedaiError, StorageError
+from medai.evaluation.drift import FormerScores
 from medai.evaluation.promotion import OldCases, Verdict, judge
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
@@ -44,6 +46,7 @@ from medai.workflows.families import (
     RetrainConfig,
     family_of,
 )
+from medai.workflows.former_champions import former_champions
 from medai.workflows.labelled_examples import Example, LabelledExamples, LabelledStudy
 from medai.workflows.models import convert_ahead
 from medai.workflows.run_tracking import NoTracker, RunTracker, TrackedRun, finite, tracked
@@ -161,6 +164,10 @@ def retrain(
         except CancelledByUserError:
             run.keeps_work = is_interrupted()
             raise
+        except StorageError:
+            # A full disk: once there is space again, the same training goes on from its last epoch.
+            run.keeps_work = True
+            raise
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)
     return report
 
@@ -199,7 +206,13 @@ def _run(
 
         steps.enter("judge challenger")
         challenger_score = _scores(family, challenger_path, examples.held_back, old.examples, config.device)
-        verdict = _judge(family, config, examples, old, champion_score, challenger_score)
+        former = former_champions(
+            registry.history(family.task),
+            champion.version_id,
+            champion_score=champion_score,
+            truth_of_case=old.truth_of_case,
+        )
+        verdict = _judge(family, config, examples, old, champion_score, challenger_score, former)
         # After the decision, so that no test patient can have a part in it.
         on_test = [_mean_on_test(family, path, examples, config) for path in (champion.weights_path, challenger_path)]
         _tell_verdict(steps.tracker, verdict, champion)
@@ -220,7 +233,7 @@ def _run(
             challenger_test_score=on_test[1],
             resumed=resumed,
         )
-        run.write_report(report.to_json())
+        steps.keep(lambda: run.write_report(report.to_json()))
         steps.score = report.challenger_score if report.published else report.champion_score
         steps.enter("done")
     return report
@@ -270,6 +283,7 @@ def _judge(
     old: OldExamples[Any],
     champion_score: Mapping[str, float],
     challenger_score: Mapping[str, float],
+    former: tuple[FormerScores, ...],
 ) -> Verdict:
     held_back = {example.case_id: example.patient_id for example in examples.held_back}
     known = {example.case_id: example.patient_id for example in old.examples}
@@ -278,6 +292,8 @@ def _judge(
         challenger_score={case_id: challenger_score[case_id] for case_id in known},
         groups_of_case=old.groups_of_case,
         patient_of_case=known,
+        former=former,
+        truth_of_case=old.truth_of_case,
     )
     return judge(
         {case_id: champion_score[case_id] for case_id in held_back},
@@ -334,6 +350,9 @@ def _tell_verdict(tracker: RunTracker, verdict: Verdict, champion: ModelVersion)
     }
     if verdict.subgroups:
         numbers["worst_subgroup_change"] = min(subgroup.figures.difference for subgroup in verdict.subgroups)
+    drifts = [subgroup.drift.figures.difference for subgroup in verdict.subgroups if subgroup.drift is not None]
+    if drifts:
+        numbers["worst_subgroup_drift"] = min(drifts)
     tags = {"verdict": "promoted" if verdict.publish else "refused", "reason": verdict.reason}
     tracker.verdict(numbers, verdict.to_json(), tags | {"judged_against": champion.version_id})
 
@@ -462,5 +481,13 @@ class _Steps:
             measure=self._family.measure,
             task=self._family.task,
         )
-        self._run.write_stats(progress)
+        self.keep(lambda: self._run.write_stats(progress))
         self._on_progress(progress)
+
+    @staticmethod
+    def keep(write: Callable[[], None]) -> None:
+        """Write what only tells of the run: a full disk must not end a training, nor hide that one was published."""
+        try:
+            write()
+        except StorageError as error:
+            logger.warning("The training goes on, but is not told of on disk: %s", error)

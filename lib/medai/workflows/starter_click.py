@@ -34,7 +34,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second_cycle_epochs=24,
+    second_cycle_epochs=36,
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""

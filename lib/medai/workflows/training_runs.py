@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from medai.errors import ConflictError, StorageError
 from medai.store.atomic import plain_json, write_json
 from medai.store.layout import state_folder
+from medai.volume_io.atomic import disk_words
 
 TRAINING_FOLDER = "training"
 CLICK_TASK = "nodule_click"
@@ -136,7 +137,7 @@ def training_run(study_folder: Path, *, wait_s: float = 0.0) -> Iterator[Trainin
     try:
         trainings.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{trainings} cannot be made ({error}): check its permissions.") from error
+        raise StorageError(f"{trainings} cannot be made: {disk_words(error)}.") from error
     try:
         with FileLock(trainings / ".lock", timeout=wait_s):
             for leftover in trainings.glob(f"*/{_WORK_FOLDER}"):

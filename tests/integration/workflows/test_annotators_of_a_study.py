@@ -50,3 +50,20 @@ def test_who_outlines_too_large_is_named_from_the_history(study):
 def test_a_study_without_history_says_what_to_do(tmp_path):
     with pytest.raises(NotFoundError, match="submit labels first"):
         open_annotations(tmp_path)
+
+
+def test_ratings_in_the_names_of_every_label_make_kappas(study, tmp_path):
+    """Only the latest label of a case is the study's own: the names of the others are in the history alone."""
+    log = AnnotationLog(study)
+    for n in range(6):
+        for annotator, rating in (("ann", 1 + n % 5), ("bob", 1 + n % 5), ("large", 1 + (n + 2) % 5)):
+            label = tmp_path / "label.nii.gz"
+            write_label_map(ball(6.0 + 0.2 * n), label)
+            info = {"label_info": [{"name": f"nodule malignancy {rating} spiculation 2", "idx": 1}]}
+            log.record(Submission(case_id=f"case{n}", annotator=annotator, nodules=1, volume_ml=1.0, info=info), label)
+    log.close()
+    ratings = {(r.attribute, r.first, r.second): r for r in compare_annotators(open_annotations(study)).ratings}
+    assert ratings["malignancy", "ann", "bob"].kappa == pytest.approx(1.0)
+    assert ratings["malignancy", "ann", "large"].kappa < 0.5
+    assert {r.nodules for r in ratings.values()} == {6}
+    assert {attribute for attribute, _, _ in ratings} == {"malignancy", "spiculation"}

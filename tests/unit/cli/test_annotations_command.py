@@ -40,6 +40,23 @@ def test_it_says_who_from_what_how_much_and_why_not(study):
         assert words in screen
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_id_can_be_copied_from_a_narrow_screen(study, columns):
+    log = AnnotationLog(study)
+    label = study / "label.nii.gz"
+    log.record(
+        Submission(case_id="1.3.6.1.4.1.14519.5.2.1.6279.6001.108197895896446896160048741492", annotator="ann"), label
+    )
+    ids = [each.annotation_id for each in log.all()]
+    log.close()
+    result = CliRunner(env={"COLUMNS": str(columns)}).invoke(app, ["annotations", str(study)])
+    assert len(ids) == 3
+    assert all(annotation_id in result.output for annotation_id in ids)
+    assert "…" not in result.output
+    assert max(map(len, result.output.splitlines())) <= columns
+    assert "1.3.6.1.4.1.14519.5.2.1.6279" in result.output
+
+
 def test_quarantined_alone(study):
     result = runner.invoke(app, ["annotations", str(study), "--quarantined", "--json", "-"])
     found = json.loads(result.stdout)

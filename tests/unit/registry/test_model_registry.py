@@ -243,7 +243,7 @@ def test_a_full_disk_leaves_nothing_and_the_champion_in_place(registry, trained,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(version_files.os, "fsync", no_space)
-    with pytest.raises(StorageError, match=r"No space left.*free space there"):
+    with pytest.raises(StorageError, match=r"No space left.*Free space"):
         registry.publish(TASK, trained(b"two"), {}, GOOD)
     monkeypatch.undo()
     assert [entry.name for entry in (registry.folder / TASK / "versions").iterdir()] == [first.version_id]

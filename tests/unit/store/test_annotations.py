@@ -244,6 +244,73 @@ def test_a_newer_form_is_left_alone(tmp_path):
         AnnotationLog(tmp_path)
 
 
+NAMED = {"label_info": [{"name": "nodule malignancy 4", "idx": 1}, {"name": "Knoten – M2", "idx": 3}]}
+NAMES = ((1, "nodule malignancy 4"), (3, "Knoten – M2"))
+
+
+def test_the_names_of_the_segments_stay_with_every_label(open_log, label):
+    log = open_log()
+    first = log.record(submission(info=NAMED), label(b"one"))
+    log.record(submission(annotator="bob"), label(b"two"))
+    assert [each.segment_names for each in log.of_case("case.one")] == [NAMES, ()]
+    assert open_log().get(first.annotation_id).segment_names == NAMES
+
+
+def test_the_names_of_a_label_that_lost_its_row_are_taken_up(open_log, label, monkeypatch):
+    log = open_log()
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(log, "_insert", _no_space)
+        log.record(submission(info=NAMED), label(b"one"))
+    assert [each.segment_names for each in open_log().all()] == [NAMES]
+
+
+def test_a_database_of_before_the_names_is_brought_up_and_keeps_its_rows(open_log, label):
+    log = open_log()
+    kept = log.record(submission(info=NAMED), label(b"one"))
+    _as_form_1(log)
+    again = open_log()
+    old = again.get(kept.annotation_id)
+    assert (old.segment_names, old.sha256, old.annotator) == ((), kept.sha256, "ann")
+    named = again.record(submission(annotator="bob", info=NAMED), label(b"two"))
+    # A second opening finds nothing left to do.
+    assert [each.segment_names for each in open_log().all()] == [(), NAMES]
+    assert open_log().get(named.annotation_id).annotator == "bob"
+
+
+def test_processes_that_open_an_old_database_at_once_bring_it_up_once(tmp_path, label):
+    log = AnnotationLog(tmp_path)
+    kept = log.record(submission(info=NAMED), label(b"one"))
+    _as_form_1(log)
+    log.close()
+    # Past the study's lock: two studies may share a database.
+    url = f"sqlite:///{tmp_path / '.medai' / 'annotations.db'}"
+    folders = [tmp_path / f"study{n}" for n in range(4)]
+    processes = [context.Process(target=_open_and_close, args=(folder, url)) for folder in folders]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+    log = AnnotationLog(tmp_path)
+    assert log.get(kept.annotation_id).annotator == "ann"
+    log.close()
+
+
+def _no_space(*_args, **_named):
+    raise StorageError("database or disk is full")
+
+
+def _open_and_close(folder, url):
+    AnnotationLog(folder, url=url).close()
+
+
+def _as_form_1(log):
+    with log._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE medai_annotations DROP COLUMN segment_names")
+        connection.exec_driver_sql("UPDATE medai_schema SET version = 1")
+    log._engine.dispose()
+
+
 @pytest.mark.parametrize(
     ("url", "words"), [("no address with secret", "cannot be read"), ("nosuch://host/db", "no driver.*'nosuch'")]
 )
