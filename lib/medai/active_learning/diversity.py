@@ -9,18 +9,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from medai.active_learning.nearest import nearest_squared
+from medai.active_learning.nearest import nearest_squared, squared_distances
 from medai.active_learning.pool import Pool, Strategy
 
-MOST_CLUSTERS = 100
+MOST_CLUSTERS = 50
 """Clusters get too small to have a typical case; the first cases are what this is for."""
-CLUSTERED_POINTS = 4000
+CLUSTERED_POINTS = 2000
 """A larger pool is clustered by a random part of itself, and each case then joined to the nearest cluster."""
 NEIGHBOURS = 20
 """Whose mean distance says how typical a case is, as in the paper."""
-COMPARED_POINTS = 1000
+COMPARED_POINTS = 500
 """Most cases of a cluster that neighbours are looked for among."""
-_ITERATIONS = 25
+_ITERATIONS = 15
 
 
 class CoreSetStrategy(Strategy):
@@ -34,7 +34,7 @@ class CoreSetStrategy(Strategy):
     def select_batch(self, pool: Pool, n: int, rng: np.random.Generator) -> list[str]:
         """``n`` cases, each the farthest from all labelled ones and from those chosen before it."""
         numbers, points = _placed(pool)
-        distances = pool.nearest.distances(pool.scores, (*pool.labelled, *pool.in_work))
+        distances = pool.nearest.distances(pool.scores, pool.labelled, pool.in_work)
         left = np.square(distances[pool.rows[numbers]])
         chosen: list[int] = []
         while len(chosen) < min(n, len(numbers)):
@@ -143,17 +143,14 @@ def _spread(points: NDArray[np.float32], groups: int, rng: np.random.Generator) 
 
 
 def _nearest_centre(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
-    squared = np.einsum("md,md->m", centres, centres) - 2.0 * (points @ centres.T)
-    return np.asarray(squared.argmin(axis=1), dtype=np.int64)
+    return np.asarray(squared_distances(points, centres).argmin(axis=1), dtype=np.int64)
 
 
 def _most_typical(points: NDArray[np.float32], members: NDArray[np.int64], rng: np.random.Generator) -> int:
     """The member whose nearest neighbours among the members are nearest on average."""
     if len(members) > COMPARED_POINTS:
         members = np.sort(rng.choice(members, COMPARED_POINTS, replace=False))
-    among = points[members].astype(np.float64)
-    of_points = np.square(among).sum(axis=1)
-    squared = np.maximum(of_points[:, None] + of_points - 2.0 * among @ among.T, 0.0)
+    squared = squared_distances(points[members], points[members])
     count = min(NEIGHBOURS + 1, len(members))
     # Each point is its own nearest; its distance of 0 changes no order.
     nearest = np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count])

@@ -8,6 +8,7 @@ Threads: one lock, held while distances are worked out.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable
 
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from medai.domain.score_table import ScoreTable
 
+FEW_CENTRES = 64
+"""Up to so many, plain loops are as fast as a product of matrices. That would share each small one among all cores, and
+wait where an inference keeps them busy: twenty times as long on a busy machine."""
 _CHUNK = 2048
 
 
@@ -28,20 +32,20 @@ class NearestLabelled:
         self._labelled: frozenset[str] = frozenset()
         self._squared: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
-    def distances(self, table: ScoreTable, labelled: Iterable[str]) -> NDArray[np.float32]:
+    def distances(self, table: ScoreTable, labelled: Iterable[str], in_work: Iterable[str] = ()) -> NDArray[np.float32]:
         """The distance of each row of a table to the nearest labelled case.
 
         Args:
             table: scores.
             labelled: cases; those without an embedding are passed over.
+            in_work: a few more that count as labelled this time; nothing of them is remembered.
 
         Returns:
             float32, one a row; infinite without any labelled case, NaN for a row without an embedding.
         """
         known = table.has_embedding
-        wanted = frozenset(
-            case_id for case_id in labelled if (row := table.row(case_id)) is not None and bool(known[row])
-        )
+        wanted = _placed(table, known, labelled)
+        more = _placed(table, known, in_work) - wanted
         with self._lock:
             if self._table is not table:
                 self._carry_over(table, wanted)
@@ -52,7 +56,11 @@ class NearestLabelled:
                 rows = np.sort(table.rows(new))
                 self._squared = np.minimum(self._squared, nearest_squared(table.embedding, table.embedding[rows]))
                 self._labelled = wanted
-            found = np.sqrt(self._squared)
+            squared = self._squared
+        if more:
+            rows = np.sort(table.rows(more))
+            squared = np.minimum(squared, nearest_squared(table.embedding, table.embedding[rows]))
+        found = np.sqrt(squared)
         found[~known] = np.nan
         return found
 
@@ -79,6 +87,21 @@ class NearestLabelled:
         self._labelled = labelled
 
 
+def squared_distances(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.float64]:
+    """All squared distances, shape (n, m); NaN for points of NaN."""
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(points, centres, "sqeuclidean"))
+
+
+def _placed(table: ScoreTable, known: NDArray[np.bool_], case_ids: Iterable[str]) -> frozenset[str]:
+    """Those of some cases that have an embedding."""
+    listed = tuple(case_ids)
+    rows = table.rows(listed)
+    has = (rows >= 0) & known[rows] if len(table) else np.zeros(len(listed), dtype=bool)
+    return frozenset(itertools.compress(listed, has.tolist()))
+
+
 def nearest_squared(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.float32]:
     """The squared distance of each point to its nearest centre.
 
@@ -92,6 +115,9 @@ def nearest_squared(points: NDArray[np.float32], centres: NDArray[np.float32]) -
     found = np.full(len(points), np.inf, dtype=np.float32)
     if not len(centres):
         return found
+    if len(centres) <= FEW_CENTRES:
+        nearest = squared_distances(points, centres).min(axis=1)
+        return np.where(np.isnan(nearest), np.inf, nearest).astype(np.float32)
     of_centres = np.einsum("md,md->m", centres, centres)
     for begin in range(0, len(points), _CHUNK):
         chunk = points[begin : begin + _CHUNK]

@@ -73,11 +73,11 @@ def _is_outline_doubtful(score: CaseScore) -> bool:
 
 def _likeness(pool: Pool, case_id: str) -> str:
     """Whether the case is like anything labelled, beside how the others of the pool are."""
-    labelled = [case for case in pool.labelled if case in pool.scores]
+    labelled = int((pool.scores.rows(pool.labelled) >= 0).sum())
     row = pool.scores.row(case_id)
     if not labelled or row is None:
         return ""
-    distances = pool.nearest.distances(pool.scores, (*pool.labelled, *pool.in_work))
+    distances = pool.nearest.distances(pool.scores, pool.labelled, pool.in_work)
     own, rows = float(distances[row]), pool.rows[pool.rows >= 0]
     others = distances[rows]
     others = others[np.isfinite(others)]
@@ -85,5 +85,5 @@ def _likeness(pool: Pool, case_id: str) -> str:
         return ""
     ratio = own / max(float(np.median(others)), 1e-6)
     if ratio >= UNLIKE_FROM:
-        return f"unlike the {len(labelled)} labelled so far" if len(labelled) > 1 else "unlike the one labelled so far"
+        return f"unlike the {labelled} labelled so far" if labelled > 1 else "unlike the one labelled so far"
     return "much like a labelled one" if ratio <= LIKE_TO else ""

@@ -30,12 +30,16 @@ class PatientIndex:
         self._lock = threading.Lock()
         self._key_of_case: dict[str, str] = {}
         self._had_facts: set[str] = set()
+        self._last_facts: frozenset[str] | None = None
         self._cases_of_key: dict[str, set[str]] = {}
 
     def learn(self, case_ids: Iterable[str]) -> None:
         """Take up cases; those known already cost a look-up, save where facts of them have come in since."""
         with self._lock:
             facts = self._facts.files()
+            if facts is self._last_facts:
+                case_ids = set(case_ids) - self._key_of_case.keys()
+            self._last_facts = facts
             for case_id in case_ids:
                 has_facts = f"{case_id}.json" in facts
                 if case_id in self._key_of_case and (not has_facts or case_id in self._had_facts):

@@ -283,6 +283,8 @@ def next_of_patient(offer: Offer, siblings: Callable[[str], Iterable[str]]) -> s
 def without_others_patients(offer: Offer, siblings: Callable[[str], Iterable[str]]) -> Sequence[str]:
     """The free cases less those of patients whom somebody else is at work on; all where nothing else is left."""
     theirs = {case_id for held in offer.held for case_id in siblings(held)}
+    if not theirs:
+        return offer.free
     return [case_id for case_id in offer.free if case_id not in theirs] or offer.free
 
 
