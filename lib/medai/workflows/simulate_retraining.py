@@ -47,7 +47,8 @@ from medai.workflows.simulated_patients import (
     write_outside,
 )
 from medai.workflows.simulated_session import SessionCases, SessionConfig, play_session, read_progress, read_rounds
-from medai.workflows.simulation_report import ArmResult, SimulationReport, summarise
+from medai.workflows.simulation_report import SimulationReport, summarise
+from medai.workflows.simulation_results import ArmResult
 
 WEAK_NETWORK: Mapping[str, Any] = {
     "network": "residual_unet",
