@@ -25,7 +25,7 @@ from medai.workflows.simulate_retraining import SimulationConfig
 from medai.workflows.simulated_patients import PatientCounts
 
 CONFIG = SimulationConfig(
-    rounds=2, seeds=1, cases_per_round=6, epochs=1, counts=PatientCounts(figure=2, start=2, regression=2)
+    rounds=2, seeds=1, cases_per_round=4, epochs=1, counts=PatientCounts(figure=1, start=2, regression=2)
 )
 NETWORK = {
     "network": "residual_unet",

@@ -69,9 +69,10 @@ def show_simulation(screen: Console, report: SimulationReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from medai.workflows.simulation_report import ARM_COLUMNS, READER_COLUMNS, arm_row, reader_rows
+    from medai.workflows.simulation_report import ARM_CAPTION, ARM_COLUMNS, READER_COLUMNS, arm_row, reader_rows
 
-    table = Table(*ARM_COLUMNS, title=f"Dice on patients of no study; harm is a loss of more than {report.margin:g}")
+    title = f"Dice on patients of no study; the margin is {report.margin:g}"
+    table = Table(*ARM_COLUMNS, title=title, caption=ARM_CAPTION)
     for arm in report.arms:
         row = [escape(cell) for cell in arm_row(arm, report.margin)]
         table.add_row(*row, style="red" if arm.harmful(report.margin) else None)

@@ -18,6 +18,9 @@ A retrained model is published only where patients that no training run has seen
    that was better there beyond doubt. What rule 5 says of the champion holds for the anchor too, and a subgroup of
    ``subgroup_patients`` patients or more may not lie more than ``drift_limit`` below it, doubt or not. A challenger
    that is no worse there than the champion is not refused for what was lost before it.
+7. A gain that is not sure must at least be no harm: over the held-back and the old cases together a bootstrap over
+   patients finds a loss of more than ``harm_margin`` in at most ``largest_probability_harm`` of the draws. Without it a
+   single held-back patient decides in a young study, whose network still changes a lot from training to training.
 """
 
 from __future__ import annotations
@@ -48,6 +51,8 @@ class PromotionRules:
         subgroup_limit: mean score that no subgroup may lose, however few cases it has.
         drift_limit: mean score that a subgroup of ``subgroup_patients`` patients may lose over many promotions, be the
             loss in doubt or not.
+        harm_margin: mean score over held-back and old cases together whose loss would be harm.
+        largest_probability_harm: 0–1, doubt of no harm that is still accepted.
     """
 
     margin: float = 0.002
@@ -58,6 +63,8 @@ class PromotionRules:
     subgroup_patients: int = 5
     subgroup_limit: float = 0.15
     drift_limit: float = 0.05
+    harm_margin: float = 0.02
+    largest_probability_harm: float = 0.05
 
     def __post_init__(self) -> None:
         limits = {
@@ -67,6 +74,8 @@ class PromotionRules:
             "subgroup_margin": self.subgroup_margin,
             "subgroup_limit": self.subgroup_limit,
             "drift_limit": self.drift_limit,
+            "harm_margin": self.harm_margin,
+            "largest_probability_harm": self.largest_probability_harm,
         }
         for name, value in limits.items():
             if not 0 <= value < 1:
@@ -138,6 +147,8 @@ class Verdict:
         challenger_score: the same of the challenger.
         subgroups: the old cases, subgroup by subgroup; empty where there were none to judge on.
         old_cases: their scores case by case; None where there were none.
+        together: held-back and old cases in one comparison; None without old ones.
+        probability_harm: share (0–1) of the draws in which they lose more than the harm margin; None likewise.
     """
 
     publish: bool
@@ -149,6 +160,8 @@ class Verdict:
     challenger_score: Mapping[str, float]
     subgroups: tuple[SubgroupDifference, ...] = ()
     old_cases: OldCases | None = None
+    together: PairedDifference | None = None
+    probability_harm: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain values for ``verdict.json`` and reports."""
@@ -162,6 +175,8 @@ class Verdict:
             "challenger_score": dict(self.challenger_score),
             "subgroups": [subgroup.to_json() for subgroup in self.subgroups],
             "old_cases": None if self.old_cases is None else self.old_cases.to_json(),
+            "together": asdict(self.together) if self.together is not None else None,
+            "probability_harm": self.probability_harm,
         }
 
 
@@ -196,8 +211,16 @@ def judge(
     figures = paired_difference(champion_score, challenger_score, patient_of_case=patient_of_case, rng=rng)
     publish, reason = _decide(figures, rules, measure)
     subgroups = subgroup_differences(old_cases, rng=rng) if old_cases is not None else ()
+    together, probability_harm = None, None
+    if old_cases is not None:
+        together, probability_harm = _together(
+            champion_score, challenger_score, patient_of_case, old_cases, margin=rules.harm_margin, rng=rng
+        )
     if publish and (lost := _lost_subgroup(subgroups, rules, measure)):
         publish, reason = False, lost
+    if publish and together is not None and probability_harm is not None:
+        harm = _possible_harm(together, probability_harm, rules, measure)
+        publish, reason = (False, harm) if harm else (publish, reason)
     return Verdict(
         publish=publish,
         reason=reason,
@@ -208,6 +231,8 @@ def judge(
         challenger_score=dict(challenger_score),
         subgroups=subgroups,
         old_cases=old_cases,
+        together=together,
+        probability_harm=probability_harm,
     )
 
 
@@ -241,6 +266,37 @@ def subgroup_differences(old_cases: OldCases, *, rng: np.random.Generator) -> tu
         )
         found.append(SubgroupDifference(by=by, group=group, figures=figures, drift=drift))
     return tuple(found)
+
+
+def _together(
+    champion_score: Mapping[str, float],
+    challenger_score: Mapping[str, float],
+    patient_of_case: Mapping[str, str] | None,
+    old_cases: OldCases,
+    *,
+    margin: float,
+    rng: np.random.Generator,
+) -> tuple[PairedDifference, float]:
+    """Held-back and old cases in one comparison, and the share of draws with a loss of more than the margin."""
+    champion = {**old_cases.champion_score, **champion_score}
+    challenger = {**old_cases.challenger_score, **challenger_score}
+    patients = {case: case for case in champion} | dict(old_cases.patient_of_case or {}) | dict(patient_of_case or {})
+    figures = paired_difference(champion, challenger, patient_of_case=patients, rng=rng)
+    # A loss beyond the margin is a loss of a challenger who was given the margin.
+    given = {case: score + margin for case, score in challenger.items()}
+    return figures, paired_difference(champion, given, patient_of_case=patients, rng=rng).probability_worse
+
+
+def _possible_harm(together: PairedDifference, probability_harm: float, rules: PromotionRules, measure: str) -> str:
+    """Why a challenger that may well do harm is refused; "" where that is unlikely enough."""
+    if probability_harm <= rules.largest_probability_harm:
+        return ""
+    return (
+        f"Refused: it may do harm, mean {measure} {together.champion_mean:.3f} → {together.challenger_mean:.3f} on "
+        f"held-back and old cases together ({together.patient_count} patients); a bootstrap finds a loss of more than "
+        f"{rules.harm_margin:g} in {100 * probability_harm:.0f} % of the draws, "
+        f"{100 * rules.largest_probability_harm:.0f} % are accepted. More held-back patients make it surer."
+    )
 
 
 def _lost_subgroup(subgroups: Sequence[SubgroupDifference], rules: PromotionRules, measure: str) -> str:

@@ -51,7 +51,7 @@ class PatientCounts:
 
     figure: int = 48
     start: int = 6
-    regression: int = 20
+    regression: int = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

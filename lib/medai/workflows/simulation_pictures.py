@@ -15,12 +15,12 @@ from medai.workflows.simulation_report import (
     ARM_COLUMNS,
     READER_COLUMNS,
     ROUND_COLUMNS,
-    ArmResult,
     SimulationReport,
     arm_row,
     reader_rows,
     round_rows,
 )
+from medai.workflows.simulation_results import ArmResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

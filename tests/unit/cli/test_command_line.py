@@ -59,6 +59,7 @@ def test_every_command_takes_json_and_explains_itself() -> None:
         (("bench", "click", "--image", "/no/x.nii.gz"), "x.nii.gz"),
         (("frobnicate",), "frobnicate"),
         (("demo", "--cases", "1"), "cases"),
+        (("simulate", "retrain", "--data", "/no/such/data", "--out", "/tmp/unused"), "/no/such/data"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: tuple[str, ...], words: str) -> None:

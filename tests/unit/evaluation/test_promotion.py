@@ -138,7 +138,8 @@ def test_a_certain_loss_is_refused_though_its_interval_reaches_into_the_margin(r
 
 
 def test_too_few_cases_forbid_by_the_hard_limit_alone(rng):
-    assert judged_with(old_cases({"<6 mm": 0.14}, each=4), rng).publish
+    # All of them together are another rule's business.
+    assert judged_with(old_cases({"<6 mm": 0.14}, each=4), rng, largest_probability_harm=0.9).publish
     verdict = judged_with(old_cases({"<6 mm": 0.16}, each=1), rng)
     assert not verdict.publish
     assert "0.800 → 0.640 on 1 case; no subgroup may lose more than 0.15" in verdict.reason
@@ -192,3 +193,48 @@ def test_never_published_unless_the_mean_is_better(pairs):
         assert not verdict.publish
     # The opposite exchange is never published too: two models cannot both be better than each other.
     assert not (verdict.publish and judge(challenger, champion, rng=np.random.default_rng(0)).publish)
+
+
+def old(changes):
+    """Old cases of one texture at a Dice of 0.6 that change so."""
+    champion = {f"old_{n:02}": 0.6 for n in range(len(changes))}
+    challenger = {f"old_{n:02}": 0.6 + change for n, change in enumerate(changes)}
+    groups = {case: {"texture": "solid"} for case in champion}
+    return OldCases(champion_score=champion, challenger_score=challenger, groups_of_case=groups)
+
+
+def test_one_lucky_patient_promotes_nothing_that_may_well_do_harm(rng):
+    """As seen on real nodules: a network that is still unsteady, one held-back patient, fourteen old cases."""
+    unsteady = old([0.09, 0.15, 0.03, -0.18, -0.1, 0.07, 0.06, -0.03, -0.04, 0.03, -0.07, -0.02, 0.01, 0.24])
+    verdict = judge(scores([0.779]), scores([0.796]), old_cases=unsteady, rng=rng)
+    assert not verdict.publish
+    assert verdict.together.difference > 0
+    assert verdict.together.patient_count == 15
+    assert 0.05 < verdict.probability_harm < 0.3
+    assert verdict.reason.startswith("Refused: it may do harm, mean Dice 0.")
+    assert "held-back and old cases together (15 patients)" in verdict.reason
+    assert verdict.to_json()["together"]["patient_count"] == 15
+
+
+def test_a_steady_network_is_promoted_by_one_patient(rng):
+    steady = old([0.004, -0.005, 0.01, -0.008, 0.0, 0.006, -0.003, 0.002])
+    verdict = judge(scores([0.779]), scores([0.796]), old_cases=steady, rng=rng)
+    assert verdict.publish
+    assert verdict.probability_harm == 0
+
+
+def test_held_back_patients_outvote_a_doubt(rng):
+    unsteady = [0.09, -0.15, 0.03, -0.14, 0.1, 0.07, -0.06]
+    few = judge(scores([0.7] * 5), scores([0.74] * 5), old_cases=old(unsteady), rng=rng)
+    many = judge(scores([0.7] * 30), scores([0.74] * 30), old_cases=old(unsteady), rng=rng)
+    assert (few.publish, many.publish) == (False, True)
+
+
+def test_a_case_that_is_held_back_and_old_counts_once(rng):
+    cases = OldCases(
+        champion_score={"case_00": 0.7},
+        challenger_score={"case_00": 0.75},
+        groups_of_case={"case_00": {"study texture": "solid"}},
+    )
+    verdict = judge(scores([0.7]), scores([0.75]), old_cases=cases, rng=rng)
+    assert (verdict.publish, verdict.together.case_count) == (True, 1)

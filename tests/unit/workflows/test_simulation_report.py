@@ -14,12 +14,12 @@ from medai.workflows.simulation_report import (
     ARM_COLUMNS,
     READER_COLUMNS,
     ROUND_COLUMNS,
-    ArmResult,
     arm_row,
     reader_rows,
     round_rows,
     summarise,
 )
+from medai.workflows.simulation_results import ArmResult
 
 MARGIN = 0.02
 
@@ -151,7 +151,7 @@ def test_rows_fit_their_columns():
     assert {len(arm_row(arm, MARGIN)) for arm in arms} == {len(ARM_COLUMNS)}
     assert {len(row) for row in reader_rows(arms[:1])} == {len(READER_COLUMNS)}
     assert {len(row) for row in round_rows(arms)} == {len(ROUND_COLUMNS)}
-    assert arm_row(arms[1], MARGIN)[7] == "1 (round 3)"
+    assert arm_row(arms[1], MARGIN)[6] == "1 (round 3)"
     assert len(round_rows(arms)) == 2 * len(CHANGES)
 
 
