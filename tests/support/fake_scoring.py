@@ -1,4 +1,4 @@
-"""``medai score`` with models that cost nothing: ``python -m tests.support.fake_scoring TRACE SECONDS score …``."""
+"""``medai score`` with models that cost nothing: ``python -m tests.support.fake_scoring TRACE SECONDS TOGETHER …``."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def main() -> None:
     from medai.cli.main import main as medai
     from medai.workflows import score_pool
 
-    trace, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    sys.argv = ["medai", *sys.argv[3:]]
-    score_pool.MakeScorer = lambda **_: MakeFakeScorer(TracedWork(folder=trace, seconds=seconds))  # type: ignore[assignment,misc]
+    work = TracedWork(folder=Path(sys.argv[1]), seconds=float(sys.argv[2]), together=int(sys.argv[3]))
+    sys.argv = ["medai", *sys.argv[4:]]
+    score_pool.MakeScorer = lambda **_: MakeFakeScorer(work)  # type: ignore[assignment,misc]
     medai()
 
 

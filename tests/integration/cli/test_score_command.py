@@ -45,10 +45,10 @@ def start(study: Path, work: TracedWork) -> Iterator[Callable[..., subprocess.Po
     """Starts the command; whatever still runs is killed at the end."""
     started = []
 
-    def begin(*options: str, seconds: float = 0.2) -> subprocess.Popen[str]:
+    def begin(*options: str, seconds: float = 0.2, together: int = 1) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fake_scoring", str(work.folder), str(seconds), "score", str(study),
-             *options],
+            [sys.executable, "-m", "tests.support.fake_scoring", str(work.folder), str(seconds), str(together),
+             "score", str(study), *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -161,7 +161,7 @@ def ray_processes(session: int) -> list[str]:
 def test_on_ray_a_killed_worker_costs_no_case_and_a_killed_driver_leaves_nothing(
     study: Path, work: TracedWork, start, monkeypatch: pytest.MonkeyPatch
 ):
-    first = start("--executor", "ray", "--workers", "3", seconds=0.4)
+    first = start("--executor", "ray", "--workers", "3", seconds=0.4, together=2)
     wait_until(lambda: len(work.count("ended")) >= 4, seconds=300)
     assert first.pid not in work.processes("begun")
     assert len(work.processes("begun")) >= 2
@@ -172,7 +172,7 @@ def test_on_ray_a_killed_worker_costs_no_case_and_a_killed_driver_leaves_nothing
     assert 1 <= len(kept) < len(CASES)
 
     before = work.processes("begun")
-    second = start("--executor", "ray", "--workers", "3", "--json", "-", seconds=0.4)
+    second = start("--executor", "ray", "--workers", "3", "--json", "-", seconds=0.4, together=2)
     wait_until(lambda: set(work.running()) - before, seconds=300)
     victim = next(iter(set(work.running()) - before))
     os.kill(victim, signal.SIGKILL)

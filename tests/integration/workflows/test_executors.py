@@ -129,7 +129,7 @@ def test_models_that_cannot_be_loaded_are_said(executor: CaseExecutor, tmp_path:
 
 def test_a_worker_killed_in_mid_run_costs_no_case(cluster: None, tmp_path: Path):
     """SIGKILL for a process of a real cluster: its case is done by another, each case has one outcome."""
-    work = TracedWork(folder=tmp_path, seconds=0.1)
+    work = TracedWork(folder=tmp_path, seconds=0.2, together=2)
     cases = [f"case{number:02d}" for number in range(20)]
     killed: dict[int, str] = {}
 
