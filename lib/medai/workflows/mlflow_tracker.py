@@ -119,10 +119,11 @@ def _check_database(address: str) -> None:
 
 def _without_cases(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict without anything that names a case."""
-    shown = {name: value for name, value in verdict.items() if name not in _BY_CASE}
-    shown["figures"] = {name: value for name, value in verdict.get("figures", {}).items() if name != "worst_case"}
-    shown["subgroups"] = [
-        {**subgroup, "figures": {n: v for n, v in subgroup["figures"].items() if n != "worst_case"}}
-        for subgroup in verdict.get("subgroups", ())
-    ]
-    return shown
+    return {name: _without_worst(value) for name, value in verdict.items() if name not in _BY_CASE}
+
+
+def _without_worst(value: Any) -> Any:
+    """The same without "worst_case", which each comparison in a verdict names."""
+    if isinstance(value, Mapping):
+        return {name: _without_worst(inner) for name, inner in value.items() if name != "worst_case"}
+    return [_without_worst(inner) for inner in value] if isinstance(value, list | tuple) else value
