@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.simulated_rounds import CHANGES, MARGIN, label, off, on, played, scores
 
 from medai.errors import InputError
 from medai.evaluation.paired import paired_difference
 from medai.evaluation.promotion import Verdict, judge
 from medai.workflows.simulated_session import as_judged, publish_everything
-from medai.workflows.simulated_stream import READERS, ReaderKind
+from medai.workflows.simulated_stream import ReaderKind
 from medai.workflows.simulation_report import (
     ARM_COLUMNS,
     READER_COLUMNS,
@@ -20,70 +21,6 @@ from medai.workflows.simulation_report import (
     summarise,
 )
 from medai.workflows.simulation_results import ArmResult
-
-MARGIN = 0.02
-
-
-def scores(mean):
-    return {f"nodule{n}": mean + 0.01 * (n - 2) for n in range(5)}
-
-
-def annotators(biased=(), outliers=()):
-    return {
-        "annotators": [
-            {
-                "name": name,
-                "bias": {
-                    "is_biased": name in biased,
-                    "percent": 80.0 if name in biased else 1.0,
-                    "percent_low": 60.0 if name in biased else -2.0,
-                    "percent_high": 100.0 if name in biased else 4.0,
-                },
-                "overlap": {"is_outlier": name in outliers},
-            }
-            for name in READERS
-        ]
-    }
-
-
-def label(reader, side="train", quarantine="", quality=0.9):
-    return {"reader": reader, "side": side, "quarantine": quarantine, "dice_to_truth": quality}
-
-
-def played(changes, *, is_published, biased_from=2, labels=()):
-    """Rounds whose challengers changed the Dice so; ``is_published`` says of each whether it became the champion."""
-    results = [{"round": 0, "figure": scores(0.5), "published": False}]
-    mean = 0.5
-    for number, change in enumerate(changes, start=1):
-        published = is_published(change)
-        challenger = None if change is None else scores(mean + change)
-        mean = mean + change if published else mean
-        biased = ("biased Bea",) if number >= biased_from else ()
-        results.append(
-            {
-                "round": number,
-                "figure": scores(mean),
-                "challenger": challenger,
-                "published": published,
-                "reason": "Better." if published else "Refused.",
-                "held_back_change": change,
-                "labels": list(labels),
-                "annotators": annotators(biased),
-                "seconds": 1.0,
-            }
-        )
-    return results
-
-
-CHANGES = (0.1, 0.05, -0.2, 0.03, -0.01, None)
-
-
-def on(**options):
-    return ArmResult.of(1, True, played(CHANGES, is_published=lambda c: c is not None and c > 0, **options))
-
-
-def off(**options):
-    return ArmResult.of(1, False, played(CHANGES, is_published=lambda c: c is not None, **options))
 
 
 def test_damage_is_what_promotions_cost_and_what_was_kept_away_is_told_apart():
