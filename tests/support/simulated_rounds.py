@@ -30,8 +30,8 @@ def annotators(biased=(), outliers=()):
     }
 
 
-def label(reader, side="train", quarantine="", quality=0.9):
-    return {"reader": reader, "side": side, "quarantine": quarantine, "dice_to_truth": quality}
+def label(reader, side="train", quarantine="", quality=0.9, case="case"):
+    return {"case": case, "reader": reader, "side": side, "quarantine": quarantine, "dice_to_truth": quality}
 
 
 def played(changes, *, is_published, biased_from=2, labels=()):
@@ -52,6 +52,7 @@ def played(changes, *, is_published, biased_from=2, labels=()):
                 "reason": "Better." if published else "Refused.",
                 "held_back_change": change,
                 "labels": list(labels),
+                "skipped": {"disputed": "nobody can say"},
                 "annotators": annotators(biased),
                 "seconds": 1.0,
             }

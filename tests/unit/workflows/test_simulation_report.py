@@ -47,12 +47,14 @@ def test_labels_are_counted_by_what_became_of_them():
     labels = [
         label("malicious Mal", quarantine="alone", quality=0.0),
         label("malicious Mal", side="validation", quality=0.1),
+        label("malicious Mal", side="validation", quality=0.0, case="disputed"),
         label("honest Ann"),
         label("honest Ben", side="test"),
     ]
     hostile = on(labels=labels).labels_of(ReaderKind.HOSTILE)
-    assert (hostile.labels, hostile.quarantined, hostile.train, hostile.judge, hostile.test) == (2, 1, 0, 1, 0)
-    assert hostile.dice_to_truth == pytest.approx(0.05)
+    assert (hostile.labels, hostile.quarantined, hostile.train, hostile.judge, hostile.test) == (3, 1, 0, 1, 0)
+    assert hostile.dice_to_truth == pytest.approx(0.1 / 3)
+    assert hostile.left_out == 1
     honest = on(labels=labels).labels_of(ReaderKind.HONEST)
     assert (honest.labels, honest.train, honest.test) == (2, 1, 1)
 
@@ -65,7 +67,7 @@ def test_claims_hold_where_the_gate_did_its_work():
     assert "With the gate on 0 of 3 promotions cost more than 0.02 Dice" in words
     assert "1 of 2 refused challengers would have" in words
     assert "With the gate off 1 of 5 promotions cost more than 0.02 Dice, the worst one 0.200" in words
-    assert "1 of the malicious annotator's 1 labels were quarantined" in words
+    assert "1 of the malicious annotator's 1 labels were quarantined, 0 left out" in words
     assert report.to_json()["holds"]
     json.dumps(report.to_json())
 
