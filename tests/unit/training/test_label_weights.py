@@ -48,7 +48,7 @@ def test_a_nodule_that_was_missed_is_no_slip():
 
 
 @pytest.mark.parametrize(
-    "changed", [{"review": ReviewState.FLAGGED}, {"quarantine_reason": "empty"}, {"is_current": False}]
+    "changed", [{"review": ReviewState.FLAGGED}, {"quarantine_reason": "empty"}, {"is_own_latest": False}]
 )
 def test_what_must_not_train_counts_nothing(changed):
     assert label_weight(annotation(0.5, **changed)) == 0.0
