@@ -119,18 +119,11 @@ def _check_database(address: str) -> None:
 
 def _without_cases(verdict: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict without anything that names a case."""
-    shown = {name: value for name, value in verdict.items() if name not in _BY_CASE}
-    shown["figures"] = _without_case(verdict.get("figures", {}))
-    shown["subgroups"] = [
-        {**subgroup, "figures": _without_case(subgroup["figures"]), "drift": _drift_without_case(subgroup.get("drift"))}
-        for subgroup in verdict.get("subgroups", ())
-    ]
-    return shown
+    return {name: _without_worst(value) for name, value in verdict.items() if name not in _BY_CASE}
 
 
-def _without_case(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name != "worst_case"}
-
-
-def _drift_without_case(drift: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if drift is None else {**drift, "figures": _without_case(drift["figures"])}
+def _without_worst(value: Any) -> Any:
+    """The same without "worst_case", which each comparison in a verdict names."""
+    if isinstance(value, Mapping):
+        return {name: _without_worst(inner) for name, inner in value.items() if name != "worst_case"}
+    return [_without_worst(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PNG_NAME, PAGE_NAME = "simulation.png", "simulation.html"
 _ON, _OFF, _GREY, _FAINT = "#2a6f97", "#c0392b", "#8a8a8a", "#f3e3e0"
-_TRAIN, _JUDGE, _TEST, _HELD = "#2a6f97", "#7fb2cf", "#c9d6dd", "#d17a22"
+_TRAIN, _JUDGE, _TEST, _LEFT, _HELD = "#2a6f97", "#7fb2cf", "#c9d6dd", "#e8c39e", "#d17a22"
 
 
 def draw_simulation(report: SimulationReport, folder: Path) -> tuple[Path, Path]:
@@ -127,7 +127,7 @@ def _draw_changes(axes: Axes, report: SimulationReport) -> None:
             if points:
                 x, y = zip(*points, strict=True)
                 axes.scatter(x, y, facecolors=fill, edgecolors=colour, s=34, label=f"{name}, {words}")
-    axes.set_title("What each new model changed: with the gate on, no filled point lies below the band", fontsize=10)
+    axes.set_title("What each new model changed (filled: it was published)", fontsize=10)
     axes.set_xlabel("round")
     axes.set_ylabel("change in Dice")
     axes.legend(fontsize=8)
@@ -154,7 +154,8 @@ def _draw_biases(axes: Axes, arms: Sequence[ArmResult]) -> None:
             )
     axes.set_yticks(range(len(READERS)), list(READERS))
     axes.set_ylim(len(READERS) - 0.5, -0.5)
-    axes.set_xscale("symlog", linthresh=50)
+    # A malicious reader's interval may reach a thousand percent.
+    axes.set_xlim(-105, 305)
     axes.set_title("Bias in volume, as 'medai annotators' finds it (red: named as biased)", fontsize=10)
     axes.set_xlabel("%, with 95 % interval")
     axes.grid(visible=True, axis="x", alpha=0.25)
@@ -164,7 +165,7 @@ def _draw_labels(axes: Axes, arms: Sequence[ArmResult]) -> None:
     """What became of each annotator's labels."""
     parts = (("train", _TRAIN, "trained"), ("judge", _JUDGE, "judged"), ("test", _TEST, "neither"))
     left = np.zeros(len(READERS))
-    for part, colour, words in (*parts, ("quarantined", _HELD, "quarantined")):
+    for part, colour, words in (*parts, ("left_out", _LEFT, "left out"), ("quarantined", _HELD, "quarantined")):
         counts = [sum(getattr(r, part) for arm in arms for r in arm.readers if r.reader == name) for name in READERS]
         axes.barh(range(len(READERS)), counts, left=left, color=colour, label=words)
         left += counts

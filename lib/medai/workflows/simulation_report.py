@@ -60,7 +60,16 @@ ARM_CAPTION = (
     "worst: the promotion that cost most; harmful: promotions that cost more than the margin; harm refused: those "
     "refused that would have; fall: farthest below the best model so far"
 )
-READER_COLUMNS = ("annotator", "labels", "Dice to the truth", "quarantined", "trained", "judged", "bias in volume")
+READER_COLUMNS = (
+    "annotator",
+    "labels",
+    "Dice to the truth",
+    "quarantined",
+    "left out",
+    "trained",
+    "judged",
+    "bias in volume",
+)
 ROUND_COLUMNS = ("seed", "gate", "round", "Dice", "challenger's change", "gate's own figures", "verdict")
 
 
@@ -114,7 +123,9 @@ def reader_rows(arms: Sequence[ArmResult]) -> list[list[str]]:
         bias = f"{np.mean([mean for mean, _, _ in biases]):+.0f} %" if biases else "–"
         bias += f", named in {named} of {len(arms)}" if named else ""
         bias += f", outlier in {outlying} of {len(arms)}" if outlying else ""
-        counts = [str(sum(getattr(each, part) for each in own)) for part in ("quarantined", "train", "judge")]
+        counts = [
+            str(sum(getattr(each, part) for each in own)) for part in ("quarantined", "left_out", "train", "judge")
+        ]
         rows.append([name, str(count), f"{quality:.2f}", *counts, bias])
     return rows
 
@@ -181,7 +192,8 @@ def _hostile_is_harmless(on: Sequence[ArmResult], margin: float) -> Claim:
         name="hostile_labels_are_harmless",
         holds=total > 0 and harmful == 0,
         words=(
-            f"{quarantined} of the malicious annotator's {total} labels were quarantined; "
+            f"{quarantined} of the malicious annotator's {total} labels were quarantined, "
+            f"{sum(each.left_out for each in own)} left out; "
             f"{sum(each.train for each in own)} trained and {sum(each.judge for each in own)} judged, and "
             + ("no promotion did harm." if not harmful else f"{harmful} promotions did harm.")
         ),

@@ -6,7 +6,7 @@ Pure functions of the rounds' results (``simulated_session``); the figures are D
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ class ReaderLabels:
         reader: who.
         labels: submitted.
         quarantined: of them.
-        train: not quarantined, of patients who train.
+        left_out: not quarantined, of cases that the last training left out: in dispute, or by somebody who stands out.
+        train: of the others, those of patients who train.
         judge: of patients who judge challengers.
         test: of patients who do neither.
         dice_to_truth: mean over the labels.
@@ -68,6 +69,7 @@ class ReaderLabels:
     reader: str
     labels: int
     quarantined: int
+    left_out: int
     train: int
     judge: int
     test: int
@@ -114,7 +116,7 @@ class ArmResult:
             first_dice=_mean(first),
             rounds=rounds,
             gain=_difference(first, last) if rounds else None,
-            readers=_reader_labels(results[-1]["labels"], labels) if rounds else (),
+            readers=_reader_labels(results[-1]["labels"], labels, results[-1]["skipped"]) if rounds else (),
             bias_percent=_biases(results[-1]["annotators"]) if rounds else {},
         )
 
@@ -174,6 +176,7 @@ class ArmResult:
             reader=str(kind),
             labels=count,
             quarantined=sum(each.quarantined for each in own),
+            left_out=sum(each.left_out for each in own),
             train=sum(each.train for each in own),
             judge=sum(each.judge for each in own),
             test=sum(each.test for each in own),
@@ -218,18 +221,22 @@ def _outcome(before: Mapping[str, Any], after: Mapping[str, Any]) -> RoundOutcom
     )
 
 
-def _reader_labels(final: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]]) -> tuple[ReaderLabels, ...]:
-    """From the rows after the last round, and from those of each round in which the labels were drawn."""
+def _reader_labels(
+    final: Sequence[Mapping[str, Any]], drawn: Sequence[Mapping[str, Any]], left_out: Collection[str]
+) -> tuple[ReaderLabels, ...]:
+    """From the rows after the last round, those of each round in which the labels were drawn, and cases not used."""
     found = []
     for name in READERS:
         own = [row for row in final if row["reader"] == name]
-        free = [row for row in own if not row["quarantine"]]
+        counting = [row for row in own if not row["quarantine"]]
+        free = [row for row in counting if row["case"] not in left_out]
         quality = [row["dice_to_truth"] for row in drawn if row["reader"] == name]
         found.append(
             ReaderLabels(
                 reader=name,
                 labels=len(own),
-                quarantined=len(own) - len(free),
+                quarantined=len(own) - len(counting),
+                left_out=len(counting) - len(free),
                 train=sum(row["side"] == "train" for row in free),
                 judge=sum(row["side"] == "validation" for row in free),
                 test=sum(row["side"] == "test" for row in free),

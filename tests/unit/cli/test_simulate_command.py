@@ -3,7 +3,7 @@
 import io
 
 from rich.console import Console
-from tests.unit.workflows.test_simulation_report import MARGIN, label, off, on
+from tests.support.simulated_rounds import MARGIN, label, off, on
 
 from medai.cli.simulate import show_simulation
 from medai.workflows.simulation_report import summarise

@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.simulated_rounds import CHANGES, MARGIN, label, off, on, played, scores
 
 from medai.errors import InputError
 from medai.evaluation.paired import paired_difference
 from medai.evaluation.promotion import Verdict, judge
 from medai.workflows.simulated_session import as_judged, publish_everything
-from medai.workflows.simulated_stream import READERS, ReaderKind
+from medai.workflows.simulated_stream import ReaderKind
 from medai.workflows.simulation_report import (
     ARM_COLUMNS,
     READER_COLUMNS,
@@ -20,70 +21,6 @@ from medai.workflows.simulation_report import (
     summarise,
 )
 from medai.workflows.simulation_results import ArmResult
-
-MARGIN = 0.02
-
-
-def scores(mean):
-    return {f"nodule{n}": mean + 0.01 * (n - 2) for n in range(5)}
-
-
-def annotators(biased=(), outliers=()):
-    return {
-        "annotators": [
-            {
-                "name": name,
-                "bias": {
-                    "is_biased": name in biased,
-                    "percent": 80.0 if name in biased else 1.0,
-                    "percent_low": 60.0 if name in biased else -2.0,
-                    "percent_high": 100.0 if name in biased else 4.0,
-                },
-                "overlap": {"is_outlier": name in outliers},
-            }
-            for name in READERS
-        ]
-    }
-
-
-def label(reader, side="train", quarantine="", quality=0.9):
-    return {"reader": reader, "side": side, "quarantine": quarantine, "dice_to_truth": quality}
-
-
-def played(changes, *, is_published, biased_from=2, labels=()):
-    """Rounds whose challengers changed the Dice so; ``is_published`` says of each whether it became the champion."""
-    results = [{"round": 0, "figure": scores(0.5), "published": False}]
-    mean = 0.5
-    for number, change in enumerate(changes, start=1):
-        published = is_published(change)
-        challenger = None if change is None else scores(mean + change)
-        mean = mean + change if published else mean
-        biased = ("biased Bea",) if number >= biased_from else ()
-        results.append(
-            {
-                "round": number,
-                "figure": scores(mean),
-                "challenger": challenger,
-                "published": published,
-                "reason": "Better." if published else "Refused.",
-                "held_back_change": change,
-                "labels": list(labels),
-                "annotators": annotators(biased),
-                "seconds": 1.0,
-            }
-        )
-    return results
-
-
-CHANGES = (0.1, 0.05, -0.2, 0.03, -0.01, None)
-
-
-def on(**options):
-    return ArmResult.of(1, True, played(CHANGES, is_published=lambda c: c is not None and c > 0, **options))
-
-
-def off(**options):
-    return ArmResult.of(1, False, played(CHANGES, is_published=lambda c: c is not None, **options))
 
 
 def test_damage_is_what_promotions_cost_and_what_was_kept_away_is_told_apart():
@@ -110,12 +47,14 @@ def test_labels_are_counted_by_what_became_of_them():
     labels = [
         label("malicious Mal", quarantine="alone", quality=0.0),
         label("malicious Mal", side="validation", quality=0.1),
+        label("malicious Mal", side="validation", quality=0.0, case="disputed"),
         label("honest Ann"),
         label("honest Ben", side="test"),
     ]
     hostile = on(labels=labels).labels_of(ReaderKind.HOSTILE)
-    assert (hostile.labels, hostile.quarantined, hostile.train, hostile.judge, hostile.test) == (2, 1, 0, 1, 0)
-    assert hostile.dice_to_truth == pytest.approx(0.05)
+    assert (hostile.labels, hostile.quarantined, hostile.train, hostile.judge, hostile.test) == (3, 1, 0, 1, 0)
+    assert hostile.dice_to_truth == pytest.approx(0.1 / 3)
+    assert hostile.left_out == 1
     honest = on(labels=labels).labels_of(ReaderKind.HONEST)
     assert (honest.labels, honest.train, honest.test) == (2, 1, 1)
 
@@ -128,7 +67,7 @@ def test_claims_hold_where_the_gate_did_its_work():
     assert "With the gate on 0 of 3 promotions cost more than 0.02 Dice" in words
     assert "1 of 2 refused challengers would have" in words
     assert "With the gate off 1 of 5 promotions cost more than 0.02 Dice, the worst one 0.200" in words
-    assert "1 of the malicious annotator's 1 labels were quarantined" in words
+    assert "1 of the malicious annotator's 1 labels were quarantined, 0 left out" in words
     assert report.to_json()["holds"]
     json.dumps(report.to_json())
 
