@@ -168,9 +168,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    results = [benchmark(count, arguments.repeats) for count in arguments.cases]
-    for found in results:
-        show(found)
+    results = []
+    for count in arguments.cases:
+        results.append(benchmark(count, arguments.repeats))
+        show(results[-1])
+        sys.stdout.flush()
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 
