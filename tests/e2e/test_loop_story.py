@@ -81,6 +81,7 @@ def _segment_at(ann: SlicerAnnotator, names: list[str], scan: SyntheticScan, nod
     return max(names, key=lambda name: np.count_nonzero(ann.scene.segment_mask(name, scan.geometry) & nodule.mask))
 
 
+@pytest.mark.timeout(1200)
 def test_the_loop(ann: SlicerAnnotator, folder: Path, cases: dict[str, SyntheticScan]) -> None:
     seen: list[str] = []
     while len(seen) < 4:
@@ -112,7 +113,7 @@ def test_the_loop(ann: SlicerAnnotator, folder: Path, cases: dict[str, Synthetic
         reply = ann.click("nodule_click", "nodule", [cases[seen[-1]].nodules[0].centre_ras_mm])
         clicked.append(int(np.count_nonzero(read_label_map(reply.path).labels)))
 
-    status, percents = ann.watch_training(timeout_s=400, on_poll=click_meanwhile)
+    status, percents = ann.watch_training(timeout_s=900, on_poll=click_meanwhile)
     assert status["status"] == "DONE", status
     assert 1.0 in percents
     assert max(percents) <= 100.0
@@ -135,7 +136,7 @@ def test_a_training_can_be_stopped(ann: SlicerAnnotator) -> None:
     assert ann.is_training()
     stopped = ann.client().train_stop()
     assert stopped["details"]
-    status, _ = ann.watch_training(timeout_s=60)
+    status, _ = ann.watch_training(timeout_s=300)
     assert status["status"] != "DONE", status
     assert not ann.is_training()
 
@@ -144,7 +145,7 @@ def test_the_training_bar_starts_empty(ann: SlicerAnnotator) -> None:
     ann.train(TRAINER, max_epochs=500)
     stats = next(iter(ann.client().info()["train_stats"].values()), {})
     ann.client().train_stop()
-    ann.watch_training(timeout_s=60)
+    ann.watch_training(timeout_s=300)
     # The module's own arithmetic, with its own defaults.
     current = 0 if stats.get("total_time") else stats.get("epoch", 1)
     assert 100 * current / stats.get("total_epochs", 1) < 1.0

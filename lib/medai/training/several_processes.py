@@ -21,7 +21,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from medai.errors import InputError, MedaiError, ModelError
+from medai.errors import CancelledByUserError, InputError, MedaiError, ModelError
 from medai.training.case_files import load_cases, save_cases
 from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
@@ -85,10 +85,14 @@ def train_in_processes(
         "started_by": os.getpid(),
     }
     _write(folder / JOB_FILE, job)
-    failure = _run(folder, processes, on_epoch, on_iteration, should_stop)
+    was_asked, failure = _run(folder, processes, on_epoch, on_iteration, should_stop)
     try:
         outcome = json.loads((folder / RESULT_FILE).read_bytes())
     except (FileNotFoundError, ValueError):
+        if was_asked:
+            raise CancelledByUserError(
+                "The training was stopped before its first validation: no weights were saved."
+            ) from None
         raise ModelError(f"The training in {processes} processes failed. {failure}") from None
     if "error" in outcome:
         raise _error(outcome)
@@ -138,8 +142,12 @@ def _run(
     on_epoch: Callable[[EpochReport], None],
     on_iteration: Callable[[float], None],
     should_stop: Callable[[], bool],
-) -> str:
-    """Start the workers, pass on what they tell, wait for their end; returns their last words where they failed."""
+) -> tuple[bool, str]:
+    """Start the workers, pass on what they tell, wait for their end.
+
+    Returns:
+        Whether they were asked to stop, and their last words where they failed.
+    """
     cores = len(os.sched_getaffinity(0))
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes)), "PYTHONUNBUFFERED": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -147,8 +155,8 @@ def _run(
     told = _Told(folder / TOLD_FILE, on_epoch, on_iteration)
     with (folder / LOG_FILE).open("wb") as log:
         workers = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        asked_s: float | None = None
         try:
-            asked_s: float | None = None
             while workers.poll() is None:
                 told.pass_on()
                 if asked_s is None and should_stop():
@@ -161,9 +169,9 @@ def _run(
             _end(workers)
     told.pass_on()
     if workers.returncode == 0:
-        return ""
+        return asked_s is not None, ""
     lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    return "Its last words:\n" + "\n".join(lines[-_LAST_LINES:])
+    return asked_s is not None, "Its last words:\n" + "\n".join(lines[-_LAST_LINES:])
 
 
 class _Told:

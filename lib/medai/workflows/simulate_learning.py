@@ -254,8 +254,14 @@ def _play_seed_here(seed: int, strategies: Sequence[str], plan: LearningPlan, fo
     """One seed, in a process that has read the data."""
     if _task_here is None:
         raise InputError("The process has no task: start it through simulate_learning.")
-    play_seed(_task_here, strategies, seed, plan, folder)
+    play_seed(_task_here, strategies, seed, plan, folder, should_stop=_is_left_behind)
     full_figure(_task_here, seed, plan, folder)
+
+
+def _is_left_behind() -> bool:
+    """Whether the process that began this one was killed: nobody would see what is played on, or stop it."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def _claimed(folder: Path, data: Path, simulation: LearningSimulation, name: str) -> Path:

@@ -16,7 +16,8 @@ from medai.store.study import StudyStore
 from medai.workflows.case_queue import CaseQueue
 
 COUNT = 2000
-LIMIT_S = 0.2
+LIMIT_S = 1.0
+"""Far above what it takes (tests/benchmarks tells that), far below stock: only another order of growth reaches it."""
 
 
 @pytest.fixture(scope="module")
