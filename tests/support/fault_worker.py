@@ -165,13 +165,14 @@ def track(study: str) -> None:
 
 @operation
 def reserve(study: str, client_id: str, cases: list[str], count: int) -> None:
-    """Ask for one case after the other, as an annotator does."""
+    """Ask for a case for one annotator after the other: nobody gives one back."""
     from medai.store.reservations import Reservations
 
     reservations = Reservations(Path(study))
     say(begun=True)
-    for _ in range(count):
-        chosen = reservations.choose(client_id, open_cases=lambda: cases, select=lambda left: left[0] if left else None)
+    for number in range(count):
+        annotator = f"{client_id}, {number}"
+        chosen = reservations.choose(annotator, open_cases=lambda: cases, select=lambda offer: offer.free[0])
         say(case_id=chosen)
 
 

@@ -7,6 +7,7 @@ must still be there afterwards: the test checks it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -109,7 +110,8 @@ class Victims:
                 return ended
             ended.said.append(line["said"])
         time.sleep(float(rng.uniform(0.0, within_s)))
-        os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it had come to its own end
+            os.killpg(pid, signal.SIGKILL)
         self._until_end(ended)
         KILLS[counted_as or operation] += ended.was_killed
         return ended

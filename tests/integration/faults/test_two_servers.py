@@ -89,7 +89,11 @@ def test_no_case_is_handed_out_twice(servers, tmp_path, rounds):
     given = [case_id for each in ended for case_id in each.values("case_id")]
     assert sorted(given) == cases
     held = {each.case_id: each.client_id for each in Reservations(tmp_path).active()}
-    assert held == {case_id: f"client {n}" for n, each in enumerate(ended) for case_id in each.values("case_id")}
+    assert held == {
+        case_id: f"client {n}, {number}"
+        for n, each in enumerate(ended)
+        for number, case_id in enumerate(each.values("case_id"))
+    }
 
 
 def test_no_publish_is_lost_and_each_was_judged_against_the_one_before(servers, tmp_path, rounds):

@@ -140,11 +140,7 @@ def test_a_stop_before_anything_was_reached_is_a_stop(dataset: ClickDataset, tmp
 
 def test_workers_end_with_the_process_that_began_them(dataset: ClickDataset, start: Path, tmp_path: Path) -> None:
     save_cases(tmp_path / "cases.npz", (*dataset.training, *dataset.validation))
-    code = (
-        "import sys; from pathlib import Path; from tests.integration.training.test_process_launch import endless; "
-        "endless(Path(sys.argv[1]))"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], start_new_session=True)
+    parent = subprocess.Popen([sys.executable, __file__, str(tmp_path)], start_new_session=True)
     try:
         _wait_for(lambda: len(_workers(tmp_path)) >= 2, 120)
         time.sleep(1.0)
@@ -210,3 +206,7 @@ def _wait_for(condition: object, timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < over, "waited in vain"
         pause.wait(0.2)
+
+
+if __name__ == "__main__":
+    endless(Path(sys.argv[1]))
