@@ -103,6 +103,7 @@ def round_percent(row: dict[str, Any]) -> int:
     return min(99, max(1, round(100 * row["assessment"]["malignancy"]["probability"])))
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("task", ["nodule_click", "nodule_detection", "nodule_classification"])
 def test_every_family_learns_from_what_was_submitted(client, task: str):
     before = client.info()["trainers"][task]
