@@ -17,8 +17,9 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medai.domain.case_score import CaseScore, version_key
 from medai.domain.score_table import PackedScore, ScoreTable
@@ -232,17 +233,17 @@ def _in_memory(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _packed(columns: list[object]) -> PackedScore:
+def _packed(columns: Sequence[Any]) -> PackedScore:
     case_id, key, scored_at_s, numbers, classes, embedding, minutes, disagreement = columns
     return PackedScore(
         case_id=str(case_id),
         version_key=str(key),
-        scored_at_s=float(scored_at_s),  # type: ignore[arg-type]  # SQLite's own types
-        numbers=bytes(numbers),  # type: ignore[call-overload]
+        scored_at_s=float(scored_at_s),
+        numbers=bytes(numbers),
         classes=str(classes),
-        embedding=bytes(embedding),  # type: ignore[call-overload]
-        expected_minutes=float(minutes),  # type: ignore[arg-type]
-        disagreement=float("nan") if disagreement is None else float(disagreement),  # type: ignore[arg-type]
+        embedding=bytes(embedding),
+        expected_minutes=float(minutes),
+        disagreement=float("nan") if disagreement is None else float(disagreement),
     )
 
 

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from medai.domain.assessment import MALIGNANCY
 from medai.domain.case_score import CandidateScore, CaseScore
 from medai.errors import InputError
+from medai.evaluation.information import entropy_bits, mutual_information_bits
 from medai.evaluation.roc import roc_auc
 from medai.geometry import IndexBox
 from medai.preprocessing.nodule_features import nodule_features
@@ -143,7 +143,6 @@ class ClassificationLearning:
     def _candidate(self, name: str, rating: NDArray[np.float64], changed: NDArray[np.float64]) -> CandidateScore:
         members = _probability(rating)
         mean = float(members.mean())
-        entropy = float(binary_entropy(mean))
         known = self._known[name]
         return CandidateScore(
             centre_ras_mm=known.centre_ras_mm,
@@ -152,8 +151,8 @@ class ClassificationLearning:
             probability=1.0,
             predicted_class="suspicious" if mean >= MIDDLE else "benign",
             malignancy=mean,
-            entropy=entropy,
-            mutual_information=max(0.0, entropy - float(binary_entropy(members).mean())),
+            entropy=float(entropy_bits(mean)),
+            mutual_information=float(mutual_information_bits(members)),
             test_time_variation=abs(mean - float(_probability(changed).mean())),
         )
 
@@ -187,12 +186,6 @@ def _what_is_seen(nodule: LearningNodule) -> _Seen:
     middle = (np.asarray(box.start_ijk) + np.asarray(box.stop_ijk) - 1) / 2
     x, y, z = (float(value) for value in nodule.case.volume.geometry.ijk_to_ras(middle))
     return _Seen(centre_ras_mm=(x, y, z), diameter_mm=nodule.diameter_mm, volume_ml=nodule.millilitres)
-
-
-def binary_entropy(probability: Any) -> Any:
-    """Entropy of a yes or no, bits, of one probability or many."""
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
 
 
 def _probability(rating: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from medai.domain.case_score import CandidateScore, CaseScore
 from medai.domain.click_case import ClickCase
 from medai.evaluation.dice import dice
+from medai.evaluation.information import entropy_bits, mutual_information_bits
 from medai.evaluation.simulated_clicks import ClickPlace, first_click, placed_click
 from medai.geometry import IndexBox
 from medai.inference.click import NO_NODULE, ClickSegmenter
@@ -31,7 +32,6 @@ from medai.preprocessing.patches import PatchGrid
 from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import BEST_NAME, STATE_NAME, ClickTrainingConfig, train_click_network
 from medai.training.dataset import ClickDataset
-from medai.workflows.learning_classification import binary_entropy
 from medai.workflows.learning_pool import LearningNodule, read_learning_pool
 from medai.workflows.simulated_learning import PoolCase
 
@@ -190,8 +190,8 @@ def _look(nodule: LearningNodule, segmenter: ClickSegmenter, earlier: ClickSegme
     around = mean > NO_NODULE
     if not around.any():
         around = np.ones_like(around)
-    entropy = float(binary_entropy(mean[around]).mean())
-    members = (binary_entropy(probability[around]) + binary_entropy(former_probability[around])) / 2
+    entropy = float(entropy_bits(mean[around]).mean())
+    members = np.stack([probability[around], former_probability[around]])
     volume_ml = float(np.count_nonzero(mask)) * case.volume.geometry.voxel_volume_mm3 / 1000
     diameter_mm = float((6000 * volume_ml / np.pi) ** (1 / 3))
     x, y, z = (float(value) for value in case.volume.geometry.ijk_to_ras(click))
@@ -203,7 +203,7 @@ def _look(nodule: LearningNodule, segmenter: ClickSegmenter, earlier: ClickSegme
             probability=1.0,
             predicted_class=_class(case, mask, diameter_mm),
             entropy=entropy,
-            mutual_information=max(0.0, entropy - float(members.mean())) if earlier else None,
+            mutual_information=float(mutual_information_bits(members).mean()) if earlier else None,
             test_time_variation=1.0 - dice(mask, other_mask),
             outline_doubt=doubt,
         ),

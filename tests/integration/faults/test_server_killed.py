@@ -71,7 +71,7 @@ class Annotators:
     def _until_stopped(self, work: Callable[[], None], stop: threading.Event) -> None:
         try:
             work()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - whatever ends a thread must reach the test
             # What the kill has cut off is no failure; what went wrong before it is.
             if not stop.is_set():
                 self.failures.append(error)
