@@ -1,4 +1,4 @@
-"""MLflow is told of a training; the only module that imports it, and only when a training begins.
+"""MLflow is told of a training; it is imported only when one begins, here and in ``mlflow_store``.
 
 Without an address the store is the study's own: ``<study>/.medai/mlflow.db`` (SQLite) with files below
 ``<study>/.medai/mlflow``; look at it with ``mlflow ui --backend-store-uri sqlite:///<study>/.medai/mlflow.db``. Nothing
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from medai.store.layout import state_folder
+from medai.workflows.mlflow_store import make_ready
 from medai.workflows.run_tracking import RunEnd, TrackedRun
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ class MlflowTracker:
             for name in ("alembic", "mlflow.store.db.utils"):
                 logging.getLogger(name).setLevel(logging.WARNING)
             self._state_folder.mkdir(parents=True, exist_ok=True)
-            address = self._address or f"sqlite:///{self._state_folder / DATABASE_FILE}"
-            _check_database(address)
-            self._client = MlflowClient(tracking_uri=address)
+            if self._address is None:
+                make_ready(self._state_folder / DATABASE_FILE)
+                self._client = MlflowClient(tracking_uri=f"sqlite:///{self._state_folder / DATABASE_FILE}")
+            else:
+                _check_database(self._address)
+                self._client = MlflowClient(tracking_uri=self._address)
         return self._client
 
     def _artifacts(self) -> str | None:

@@ -1,13 +1,17 @@
 """What MLflow and TensorBoard hold after a training was told to them; both are the real libraries."""
 
+import contextlib
 import json
 import logging
 import os
+import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medai.evaluation.promotion import OldCases, judge
+from medai.workflows import mlflow_store
 from medai.workflows.mlflow_tracker import MlflowTracker
 from medai.workflows.run_tracking import CarefulTrackers, TrackedRun, tracked, trackers_for
 from medai.workflows.tensorboard_tracker import TensorBoardTracker
@@ -69,6 +73,76 @@ def test_a_second_training_is_a_second_run_of_the_same_experiment(run, tmp_path)
     tell(MlflowTracker(tmp_path / "study"), run)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'study' / '.medai' / 'mlflow.db'}")
     assert len(client.search_runs([client.get_experiment_by_name("medai nodule_click").experiment_id])) == 2
+
+
+def test_a_database_that_a_kill_left_half_made_is_set_aside(run, tmp_path, caplog):
+    from mlflow import MlflowClient
+
+    state = tmp_path / "study" / ".medai"
+    with contextlib.closing(sqlite3.connect(state / "mlflow.db")) as half_made, half_made:
+        half_made.execute("CREATE TABLE metrics (key TEXT, value FLOAT, step BIGINT)")
+    tell(MlflowTracker(tmp_path / "study"), run)
+    check_run(MlflowClient(tracking_uri=f"sqlite:///{state / 'mlflow.db'}"), run)
+    (kept,) = state.glob("mlflow.db.unreadable-*")
+    with contextlib.closing(sqlite3.connect(kept)) as old:
+        assert old.execute("SELECT name FROM sqlite_master").fetchall() == [("metrics",)]
+    assert kept.name in caplog.text
+    assert not list(state.glob("mlflow-making-*"))
+
+
+def test_what_is_no_database_is_set_aside(run, tmp_path):
+    from mlflow import MlflowClient
+
+    state = tmp_path / "study" / ".medai"
+    (state / "mlflow.db").write_bytes(b"no database" * 100)
+    tell(MlflowTracker(tmp_path / "study"), run)
+    check_run(MlflowClient(tracking_uri=f"sqlite:///{state / 'mlflow.db'}"), run)
+    (kept,) = state.glob("mlflow.db.unreadable-*")
+    assert kept.read_bytes() == b"no database" * 100
+
+
+def test_an_older_mlflows_database_is_migrated_with_what_it_holds(run, tmp_path):
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from mlflow import MlflowClient, store
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine, text
+
+    database = tmp_path / "study" / ".medai" / "mlflow.db"
+    migrations = str(Path(store.__file__).parent / "db_migrations")
+    older = list(ScriptDirectory(migrations).walk_revisions())[5].revision
+    engine = create_engine(f"sqlite:///{database}")
+    Base.metadata.create_all(engine)
+    config = Config(str(Path(migrations) / "alembic.ini"))
+    config.set_main_option("script_location", migrations)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, older)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (7, 'of old', 'active')")
+        )
+    engine.dispose()
+    tell(MlflowTracker(tmp_path / "study"), run)
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    check_run(client, run)
+    assert client.get_experiment_by_name("of old").experiment_id == "7"
+
+
+def test_a_failed_making_leaves_what_was_there(run, tmp_path, monkeypatch):
+    database = tmp_path / "study" / ".medai" / "mlflow.db"
+    database.write_bytes(b"no database")
+
+    def full(_database):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mlflow_store, "_migrate", full)
+    with pytest.raises(OSError, match="No space"):
+        MlflowTracker(tmp_path / "study").begin(run)
+    assert database.read_bytes() == b"no database"
+    assert [each.name for each in database.parent.iterdir() if each.is_file()] == ["mlflow.db"]
+    assert not list(database.parent.glob("mlflow-making-*"))
 
 
 def test_a_run_whose_process_was_killed_is_closed_by_the_next_one(run, tmp_path):
