@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -102,3 +102,17 @@ def standing(annotations: Iterable[Annotation]) -> tuple[Annotation, ...]:
     kept = [annotation for annotation in annotations if annotation.trains]
     approved = [a for a in kept if a.review is ReviewState.APPROVED]
     return tuple(approved[-1:] or kept)
+
+
+def without_annotators(counting: Sequence[Annotation], names: Collection[str]) -> tuple[Annotation, ...]:
+    """The labels of one case without those of some annotators, where others or a reviewer's approval stand for it.
+
+    Args:
+        counting: the labels that count (``standing``).
+        names: annotators whose word does not count beside that of others.
+
+    Returns:
+        All of them where nobody else has labelled the case.
+    """
+    others = [a for a in counting if a.annotator not in names or a.review is ReviewState.APPROVED]
+    return tuple(others or counting)

@@ -30,7 +30,7 @@ import secrets
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from medai.domain.annotation import Annotation, Correction, ReviewState, standing
+from medai.domain.annotation import Annotation, Correction, ReviewState, standing, without_annotators
 from medai.errors import MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import (
     ABOUT_SUFFIX,
@@ -275,11 +275,12 @@ class AnnotationLog:
         """The latest labels that a training must leave out."""
         return [annotation for annotation in self.all() if annotation.is_current and not annotation.trains]
 
-    def opinions(self, tag: str = FINAL) -> dict[str, tuple[Annotation, ...]]:
+    def opinions(self, tag: str = FINAL, *, without: Collection[str] = ()) -> dict[str, tuple[Annotation, ...]]:
         """The labels that count, oldest first, of every case that two or more people have labelled.
 
         Args:
             tag: MONAI Label's tag.
+            without: annotators whose word does not count beside that of others.
 
         Returns:
             Case to its labels; a case of which no label counts is not in it.
@@ -289,7 +290,7 @@ class AnnotationLog:
             if annotation.tag == tag:
                 by_case.setdefault(annotation.case_id, []).append(annotation)
         several = {case: found for case, found in by_case.items() if len({a.annotator for a in found}) > 1}
-        return {case: kept for case, found in several.items() if (kept := standing(found))}
+        return {case: without_annotators(kept, without) for case, found in several.items() if (kept := standing(found))}
 
     def unmeasured(self) -> list[Annotation]:
         """Labels whose correction and agreement with others have not been worked out yet, oldest first."""

@@ -23,7 +23,7 @@ import logging
 import operator
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +143,11 @@ class StudyStore:
 
         return withheld_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
 
-    def counting_labels(self, tag: str = FINAL) -> dict[str, tuple[Path, ...]]:
+    def counting_labels(self, tag: str = FINAL, *, without: Collection[str] = ()) -> dict[str, tuple[Path, ...]]:
         """Case to the files of the labels that count, where several people have labelled it (``store.withheld``)."""
         from medai.store.withheld import counting_labels
 
-        return counting_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
+        return counting_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag), without=without)
 
     def status(self) -> dict[str, Any]:
         """Number of cases, of completed ones, and of labels by tag, in MONAI Label's words."""

@@ -5,7 +5,7 @@ A label that was put into the study past the server is not the one that the hist
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from medai.domain.annotation import Annotation
@@ -36,13 +36,16 @@ def withheld_labels(studies: Path, tag: str, label_path: Callable[[str], Path | 
     return {each.case_id: _reason(each) for each in withheld if _is_there(each, label_path)}
 
 
-def counting_labels(studies: Path, tag: str, label_path: Callable[[str], Path | None]) -> dict[str, tuple[Path, ...]]:
+def counting_labels(
+    studies: Path, tag: str, label_path: Callable[[str], Path | None], *, without: Collection[str] = ()
+) -> dict[str, tuple[Path, ...]]:
     """Case to the files of the labels that count, oldest first, where two or more people have labelled it.
 
     Args:
         studies: the study folder.
         tag: which labels.
         label_path: the study's label of a case, None where it has none.
+        without: annotators whose word does not count beside that of others.
 
     Returns:
         Nothing for a study without a history, nor for a case whose label was put there past the server. A case may have
@@ -55,7 +58,7 @@ def counting_labels(studies: Path, tag: str, label_path: Callable[[str], Path | 
         current = {annotation.case_id: annotation for annotation in log.all() if annotation.tag == tag}
         return {
             case_id: tuple(log.path(annotation) for annotation in found)
-            for case_id, found in log.opinions(tag).items()
+            for case_id, found in log.opinions(tag, without=without).items()
             if _is_there(current[case_id], label_path)
         }
     finally:

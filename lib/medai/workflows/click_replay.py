@@ -90,12 +90,12 @@ def plan_click_lesson(
 
 
 def weigh(nodules: Sequence[ClickCase], annotation_of: AnnotationLookup | None) -> tuple[ClickCase, ...]:
-    """Give each nodule the weight of its label; those of labels that must not train are left out."""
+    """Multiply each nodule's weight by that of its label; those of labels that must not train are left out."""
     weighted: list[ClickCase] = []
     for nodule in nodules:
         weight = label_weight(annotation_of(case_of(nodule)) if annotation_of else None)
         if weight > 0:
-            weighted.append(replace(nodule, weight=weight * readers_weight(nodule.readers)))
+            weighted.append(replace(nodule, weight=nodule.weight * weight * readers_weight(nodule.readers)))
     return tuple(weighted)
 
 

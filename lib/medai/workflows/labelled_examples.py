@@ -12,6 +12,7 @@ from medai.domain import LabelMap, Segment, Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.store.split import FrozenSplit
 from medai.volume_io.readers import read_label_map, read_volume
+from medai.workflows.doubted_labels import LabelDoubt
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +55,11 @@ class KeepsHistory(Protocol):
 class KeepsOpinions(Protocol):
     """A study that keeps the label of every annotator of a case."""
 
-    def counting_labels(self, tag: str = ...) -> Mapping[str, tuple[Path, ...]]:
-        """Case to the files of the labels of this tag that count, where several people have labelled it."""
+    def counting_labels(self, tag: str = ..., *, without: Collection[str] = ...) -> Mapping[str, tuple[Path, ...]]:
+        """Case to the files of the labels of this tag that count, where several people have labelled it.
+
+        The word of those who are named in ``without`` does not count beside that of others.
+        """
         ...
 
 
@@ -107,7 +111,7 @@ def collect_examples(
     should_stop: Callable[[], bool],
     tag_of: Callable[[str], str] = lambda _: SUBMITTED_TAG,
     others_count: Collection[str] = (),
-    may_not_judge: Mapping[str, str] | None = None,
+    doubts: Mapping[str, LabelDoubt] | None = None,
 ) -> LabelledExamples[E]:
     """Read labels and place their patients.
 
@@ -121,7 +125,8 @@ def collect_examples(
         needed: what an annotator has to do where there are too few, a sentence.
         should_stop: asked before each case; scans take seconds to decode.
         tag_of: the tag of the label that is read of a case.
-        may_not_judge: case to the reason why its label is left out where its patient is held back or kept for figures.
+        doubts: case to what is doubted of its label, which is left out where its patient is held back or kept for
+            figures, and elsewhere too unless it may train.
         others_count: cases that are read though their latest label is withheld: other annotators' labels count there.
 
     Raises:
@@ -147,10 +152,11 @@ def collect_examples(
         else:
             skipped[case_id] = nothing
     placed = FrozenSplit(study.folder).place_cases(examples)
-    for case_id in [case_id for case_id in examples if placed[case_id] != "train" and case_id in (may_not_judge or {})]:
-        skipped[case_id] = (may_not_judge or {})[case_id]
-        logger.warning("The submitted label of case %s judges nothing: %s", case_id, skipped[case_id])
-        del examples[case_id]
+    for case_id, doubt in (doubts or {}).items():
+        if case_id in examples and (placed[case_id] != "train" or not doubt.may_train):
+            skipped[case_id] = doubt.reason
+            logger.warning("The submitted label of case %s is left out: %s", case_id, doubt.reason)
+            del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
     if not train or not held_back:

@@ -8,7 +8,8 @@ to submit would decide what the model learns and by what it is judged.
   the two hardly overlap nobody can say whose is right: the case neither trains nor judges until a third label or a
   reviewer's approval settles it.
 - A flagged or quarantined label does not count; the others of its case do.
-- A label of an annotator who stands out among the others trains, but judges nothing (``trusted_judges``).
+- A label of an annotator who stands out among the others trains seldom or not at all, and judges nothing
+  (``doubted_labels``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from medai.postprocessing.consensus import ConsensusNodule, SoftLabel, consensus
 from medai.store.split import patient_key_of_case
 from medai.training.dataset import nodule_cases
 from medai.volume_io.readers import read_label_map
+from medai.workflows.doubted_labels import BIASED_WEIGHT, doubted_labels
 from medai.workflows.labelled_examples import (
     SUBMITTED_TAG,
     KeepsOpinions,
@@ -39,7 +41,6 @@ from medai.workflows.labelled_examples import (
     read_scan,
     read_submitted,
 )
-from medai.workflows.trusted_judges import labels_that_may_not_judge
 
 LARGEST_EXTENT_MM = 120.0
 """A longer segment is a lung or a body outline, whatever its name: a nodule has 30 mm at most, a mass seldom 100."""
@@ -58,13 +59,20 @@ def collect_labelled_nodules(
         InputError: too few usable labels to train on some patients and judge on others.
         CancelledByUserError: ``should_stop`` said so.
     """
+    doubts = doubted_labels(study.folder)
     opinions: Mapping[str, Sequence[Path]] = (
-        study.counting_labels(SUBMITTED_TAG) if isinstance(study, KeepsOpinions) else {}
+        study.counting_labels(SUBMITTED_TAG, without=doubts.elsewhere) if isinstance(study, KeepsOpinions) else {}
     )
+
+    def nodules(case_id: str) -> list[ClickCase]:
+        weight = BIASED_WEIGHT if case_id in doubts.of_case else 1.0
+        found = _nodules_of_case(study, case_id, opinions.get(case_id, ()))
+        return [replace(nodule, weight=weight) for nodule in found]
+
     return collect_examples(
         study,
         study.labeled(SUBMITTED_TAG),
-        lambda case_id: _nodules_of_case(study, case_id, opinions.get(case_id, ())),
+        nodules,
         nothing="It holds no nodule.",
         needed=(
             "Training needs nodules of at least two patients: one to learn from, one held back. Submit another "
@@ -72,7 +80,7 @@ def collect_labelled_nodules(
         ),
         should_stop=should_stop,
         others_count=opinions.keys(),
-        may_not_judge=labels_that_may_not_judge(study.folder),
+        doubts=doubts.of_case,
     )
 
 

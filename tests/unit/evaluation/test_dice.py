@@ -51,3 +51,21 @@ def test_nodules_of_one_patient_do_not_narrow_the_interval(rng):
 def test_no_values_are_refused(rng):
     with pytest.raises(InputError, match="0 values of 0 patients"):
         mean_by_patient_bootstrap([], [], rng)
+
+
+def test_the_expanded_interval_of_five_patients_holds_the_truth_as_often_as_it_says(rng):
+    names = list("abcde")
+    hits = {True: 0, False: 0}
+    for _ in range(400):
+        values = rng.normal(size=5)
+        for expanded in hits:
+            found = mean_by_patient_bootstrap(values, names, rng, expanded=expanded)
+            hits[expanded] += found.low <= 0.0 <= found.high
+    assert hits[True] > 0.9 * 400 > hits[False]
+
+
+def test_the_expanded_interval_of_one_patient_is_that_one_and_of_many_the_plain_one(rng):
+    assert mean_by_patient_bootstrap([0.5, 0.7], ["a", "a"], rng, expanded=True).low == pytest.approx(0.6)
+    values, names = rng.normal(size=300), [str(n) for n in range(300)]
+    plain, expanded = (mean_by_patient_bootstrap(values, names, rng, draws=20000, expanded=e) for e in (False, True))
+    assert expanded.high - expanded.low == pytest.approx(plain.high - plain.low, rel=0.03)

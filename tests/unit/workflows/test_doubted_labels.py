@@ -1,4 +1,4 @@
-"""Labels of annotators who stand out train, but do not decide which model is better."""
+"""Labels of annotators who stand out count less in training, and do not decide which model is better."""
 
 import numpy as np
 import pytest
@@ -10,16 +10,17 @@ from medai.store.annotations import AnnotationLog, Submission
 from medai.store.split import FrozenSplit
 from medai.store.study import StudyStore
 from medai.volume_io.writers import write_label_map, write_volume
+from medai.workflows.doubted_labels import BIASED_WEIGHT, Doubts, doubted_labels
 from medai.workflows.labelled_nodules import collect_labelled_nodules
-from medai.workflows.trusted_judges import labels_that_may_not_judge
 
 GEOMETRY = VolumeGeometry(shape_ijk=(40, 42, 24), affine_ijk_to_ras_mm=np.diag([-0.8, -0.8, 1.5, 1.0]))
 SHARED, ALONE = [f"shared{n}" for n in range(6)], [f"alone{n}" for n in range(24)]
 
 
-def ball(radius_mm):
+def ball(radius_mm, shift=0):
     places = np.moveaxis(np.indices(GEOMETRY.shape_ijk), 0, -1) * GEOMETRY.spacing_mm
-    inside = np.linalg.norm(places - np.array([20, 21, 12]) * GEOMETRY.spacing_mm, axis=-1) < radius_mm
+    middle = np.array([20 + shift, 21 + shift, 12]) * GEOMETRY.spacing_mm
+    inside = np.linalg.norm(places - middle, axis=-1) < radius_mm
     return LabelMap(geometry=GEOMETRY, labels=inside.astype(np.uint8), segments=(Segment(value=1, name="nodule"),))
 
 
@@ -33,9 +34,9 @@ def study(tmp_path):
         write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / f"{name}.nii.gz")
     store, log = StudyStore(folder), AnnotationLog(folder)
 
-    def submit(case_id, annotator, radius_mm):
+    def submit(case_id, annotator, radius_mm, shift=0):
         path = tmp_path / "label.nii.gz"
-        write_label_map(ball(radius_mm), path)
+        write_label_map(ball(radius_mm, shift), path)
         with log.submitting(Submission(case_id=case_id, annotator=annotator, nodules=1, volume_ml=1.0), path) as kept:
             store.save_label(case_id, path)
         return kept
@@ -57,20 +58,51 @@ def test_what_a_biased_annotator_labelled_alone_trains_but_judges_nothing(study)
     assert of_bea
     assert found.skipped.keys() == of_bea
     assert all("'bea' outlines too large (+" in reason for reason in found.skipped.values())
+    assert all("it does not judge until a reviewer approves it" in reason for reason in found.skipped.values())
     assert set(ALONE[1::2]) - of_bea <= set(found.trained_on)
     # Where others have read the case too, their majority judges.
     assert set(found.judged_on) == {name for name, side in sides.items() if side == "validation"} - of_bea
+    weights = {nodule.case_id.partition("#")[0]: nodule.weight for nodule in found.train}
+    assert {name for name, weight in weights.items() if weight == BIASED_WEIGHT} == set(ALONE[1::2]) - of_bea
+    assert set(weights.values()) == {1.0, BIASED_WEIGHT}
 
 
 def test_an_approval_or_other_peoples_labels_confirm_it(study):
-    held_back = [name for name in labels_that_may_not_judge(study.folder) if name in ALONE]
+    held_back = [name for name in doubted_labels(study.folder).of_case if name in ALONE]
     approved, seconded, other = held_back[:3]
     study.log.set_review(study.log.current(approved).annotation_id, ReviewState.APPROVED, "chief")
     study.submit(seconded, "ann", 6.0)
-    left = labels_that_may_not_judge(study.folder)
+    left = doubted_labels(study.folder).of_case
     assert approved not in left
     assert seconded not in left
     assert other in left
+
+
+def test_who_labels_something_else_neither_trains_nor_judges_and_has_no_say_beside_others(study):
+    for case_id in SHARED:
+        study.submit(case_id, "mal", 5.0, shift=9)
+    alone, beside = ALONE[0], ALONE[2]
+    study.submit(beside, "mal", 5.0, shift=9)
+    study.submit(alone, "mal", 5.0, shift=9)
+    first = study.log.current(alone)
+    for each in study.log.all():
+        if each.case_id == alone and each.annotator == "ann":
+            study.log.set_review(each.annotation_id, ReviewState.FLAGGED, "chief")
+    doubts = doubted_labels(study.folder)
+    assert doubts.elsewhere == {"mal"}
+    assert not doubts.of_case[alone].may_train
+    assert "'mal' labels something else than the others" in doubts.of_case[alone].reason
+    assert "it neither trains nor judges until a reviewer approves it" in doubts.of_case[alone].reason
+    assert beside not in doubts.of_case
+    found = collect_labelled_nodules(study)
+    assert alone in found.skipped
+    nodules = {n.case_id.partition("#")[0]: n for n in (*found.train, *found.held_back, *found.test)}
+    assert alone not in nodules
+    # Where somebody else has labelled the case, the outline is that one's, untouched by what came later.
+    assert nodules[beside].readers is None
+    assert np.count_nonzero(nodules[beside].mask) == np.count_nonzero(ball(6.0).labels)
+    study.log.set_review(first.annotation_id, ReviewState.APPROVED, "chief")
+    assert alone not in doubted_labels(study.folder).of_case
 
 
 def test_the_models_proposals_are_no_witness(tmp_path):
@@ -85,8 +117,8 @@ def test_the_models_proposals_are_no_witness(tmp_path):
         kept = log.record(submission, tmp_path / "label.nii.gz")
         log.set_measures(kept.annotation_id, half, "")
     log.close()
-    assert labels_that_may_not_judge(folder) == {}
+    assert doubted_labels(folder) == Doubts()
 
 
 def test_a_study_without_history_or_with_two_annotators_doubts_nobody(tmp_path, study):
-    assert labels_that_may_not_judge(tmp_path) == {}
+    assert doubted_labels(tmp_path) == Doubts()
