@@ -117,6 +117,22 @@ def convert(weights: str, cache: str) -> None:
 
 
 @operation
+def measure(data: str, target: str, first: int) -> None:
+    """Run ``medai evaluate segmentation`` again and again, each time with another seed, to the same files."""
+    import contextlib
+    import io
+    import itertools
+
+    from medai.cli.evaluate import app
+
+    say(begun=True)
+    for seed in itertools.count(first):
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(["segmentation", "--data", data, "--json", target, "--seed", str(seed)], standalone_mode=False)
+        say(seed=seed)
+
+
+@operation
 def retrain(study: str, models: str, starters: str, epochs: int, seed: int, once: bool = False) -> None:
     """Train, judge and publish with the real trainer and judge on a small network; the next seed after each."""
     _small_replay_and_regression()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tests.integration.faults.conftest import FEW, MANY
 from tests.integration.server.conftest import make_study
 from tests.integration.server.test_submit_killed import recorder_of
@@ -104,6 +105,24 @@ def make_labelled_study(folder: Path, rng: np.random.Generator) -> Path:
         )
         write_label_map(label_map, folder.parent / "label.nii.gz")
         store.save_label(f"case{n}", folder.parent / "label.nii.gz", "final")
+    return folder
+
+
+def make_nodule_folder(folder: Path) -> Path:
+    """Two balls with outlines, in the layout of nodules cut out of their scans."""
+    rows = ["case_id,patient_id,texture"]
+    for name, centre, radius in (("near", (14, 16, 8), 5), ("far", (20, 22, 12), 7)):
+        nodule = np.sum((np.moveaxis(np.indices(GEOMETRY.shape_ijk), 0, -1) - centre) ** 2, axis=-1) <= radius**2
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / "masks").mkdir(exist_ok=True)
+        image_hu = np.where(nodule, 30, -850).astype(np.int16)
+        write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / "images" / f"{name}.nii.gz")
+        label_map = LabelMap(
+            geometry=GEOMETRY, labels=nodule.astype(np.uint8), segments=(Segment(value=1, name="nodule"),)
+        )
+        write_label_map(label_map, folder / "masks" / f"{name}.nii.gz")
+        rows.append(f"{name},{name},5")
+    (folder / "nodules.csv").write_text("\n".join(rows) + "\n")
     return folder
 
 
@@ -262,6 +281,31 @@ def test_conversions_killed_leave_no_network_that_answers_otherwise(trainers, tm
         engine = load_engine(weights, device="cpu", cache_folder=cache)
         assert engine.description.startswith("OpenVINO")
         assert np.max(np.abs(engine.run(batch) - expected)) < 1e-3
+
+
+def test_evaluations_killed_leave_whole_figures_and_pictures(trainers, tmp_path, kills, rng):
+    data, target = make_nodule_folder(tmp_path / "data"), tmp_path / "figures.json"
+    written = None
+    for kill in range(kills + 1):
+        # The first one is let come to figures: all later ones have something to lose.
+        since = "begun" if written is not None else "seed"
+        ended = trainers.kill(
+            "measure",
+            rng=rng,
+            within_s=6.0,
+            since=lambda said, since=since: since in said,
+            data=str(data),
+            target=str(target),
+            first=100 * kill,
+        )
+        told = ended.values("seed")
+        figures = json.loads(target.read_text())
+        assert figures["n"] == 2
+        # A killed run may have written its figures and not told so.
+        assert figures["seed"] in ({told[-1], told[-1] + 1} if told else {written, 100 * kill})
+        written = figures["seed"]
+        assert Image.open(target.with_suffix(".png")).convert("RGB").size[0] > 100
+        assert target.with_suffix(".html").read_text().rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize("studies", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=pytest.mark.slow)])
