@@ -21,6 +21,10 @@ NEIGHBOURS = 20
 COMPARED_POINTS = 500
 """Most cases of a cluster that neighbours are looked for among."""
 _ITERATIONS = 15
+MOST_OFFERED = 2000
+"""Of a larger pool a random part may be chosen from: the best of two thousand is as good as the best of all."""
+MOST_SERVED = 500
+"""Cases whose distance to the nearest label is to fall, drawn at random from a larger pool; they stand for all."""
 
 
 class CoreSetStrategy(Strategy):
@@ -47,6 +51,37 @@ class CoreSetStrategy(Strategy):
             left = np.minimum(left, nearest_squared(points, points[number : number + 1]))
             left[chosen] = -1.0
         return _filled(pool, [int(numbers[number]) for number in chosen], n, rng)
+
+
+class RepresentativeStrategy(Strategy):
+    """The case that brings all others nearest to a label: greedy facility location.
+
+    Where core-set asks for the one case that is farthest away, which is often an oddity, this asks for the one that
+    shortens the distances of all cases together most.
+
+    Source: Wei, Iyer and Bilmes, Submodularity in data subset selection and active learning (ICML 2015).
+    """
+
+    description = "The case that stands for most others, unlike those labelled (facility location)"
+
+    def select_batch(self, pool: Pool, n: int, rng: np.random.Generator) -> list[str]:
+        """``n`` cases, each chosen as if those before it were labelled."""
+        numbers, points = _placed(pool)
+        if not len(numbers):
+            return _filled(pool, [], n, rng)
+        offered, served = _part(len(points), MOST_OFFERED, rng), _part(len(points), MOST_SERVED, rng)
+        apart = np.sqrt(squared_distances(points[served], points[offered]))
+        nearest = pool.nearest.distances(pool.scores, pool.labelled, pool.in_work)[pool.rows[numbers]][served]
+        # Without any label every case is as far from one as it can be.
+        nearest = np.where(np.isinf(nearest), apart.max(), nearest)
+        chosen: list[int] = []
+        while len(chosen) < min(n, len(offered)):
+            gain = np.maximum(nearest[:, None] - apart, 0.0).sum(axis=0)
+            gain[chosen] = -1.0
+            best = int(np.argmax(gain))
+            chosen.append(best)
+            nearest = np.minimum(nearest, apart[:, best])
+        return _filled(pool, [int(numbers[offered[number]]) for number in chosen], n, rng)
 
 
 class TypicalStrategy(Strategy):
@@ -106,6 +141,13 @@ def _filled(pool: Pool, chosen: list[int], n: int, rng: np.random.Generator) -> 
     return [pool.case_ids[number] for number in chosen]
 
 
+def _part(count: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """All of ``count`` numbers, or ``most`` of them at random, in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(rng.choice(count, most, replace=False))
+
+
 def _clustered(
     points: NDArray[np.float32], covered: NDArray[np.float32], groups: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -113,9 +155,7 @@ def _clustered(
     if not len(points):
         return np.zeros(0, dtype=np.int64), np.zeros(len(covered), dtype=np.int64)
     everything = np.concatenate([points, covered.reshape(-1, points.shape[1])])
-    sample = everything
-    if len(everything) > CLUSTERED_POINTS:
-        sample = everything[np.sort(rng.choice(len(everything), CLUSTERED_POINTS, replace=False))]
+    sample = everything[_part(len(everything), CLUSTERED_POINTS, rng)]
     centres = _spread(sample, min(groups, len(sample)), rng)
     for _ in range(_ITERATIONS):
         group = _nearest_centre(sample, centres)

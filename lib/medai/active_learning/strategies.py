@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from medai.active_learning.baselines import FirstStrategy, ForegroundRandomStrategy, RandomStrategy
-from medai.active_learning.diversity import CoreSetStrategy, TypicalStrategy
+from medai.active_learning.diversity import CoreSetStrategy, RepresentativeStrategy, TypicalStrategy
 from medai.active_learning.pool import Pool, Strategy
 from medai.active_learning.stratified import ClassStratifiedNoisyStrategy
 from medai.active_learning.uncertainty import (
@@ -64,6 +64,7 @@ _CHOICES: dict[str, Strategy] = {
     "test_time_variation": TestTimeVariationStrategy(),
     "core_set": CoreSetStrategy(),
     "typical": TypicalStrategy(),
+    "representative": RepresentativeStrategy(),
     "class_stratified_noisy": ClassStratifiedNoisyStrategy(),
     "cost_aware": CostAwareStrategy(),
     "disagreement": DisagreementStrategy(),

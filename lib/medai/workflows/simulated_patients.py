@@ -50,7 +50,7 @@ class PatientCounts:
     """
 
     figure: int = 96
-    start: int = 6
+    start: int = 16
     regression: int = 40
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.score_factory import candidate, case_score
 
-from medai.active_learning.diversity import CoreSetStrategy, TypicalStrategy
+from medai.active_learning.diversity import CoreSetStrategy, RepresentativeStrategy, TypicalStrategy
 from medai.active_learning.nearest import NearestLabelled
 from medai.active_learning.pool import Pool
 from medai.domain.score_table import ScoreTable
@@ -53,6 +53,44 @@ class TestCoreSet:
         while len(one_by_one) < 6:
             one_by_one += chosen(CoreSetStrategy(), line(places, labelled=tuple(one_by_one)), 1)
         assert one_by_one == batch
+
+
+class TestRepresentative:
+    def test_the_order_of_facility_location_by_hand(self):
+        pool = line({"a": 0, "b": 1, "c": 2, "d": 3, "far": 8, "done": 3.5}, labelled=("done",))
+        # From 3.5 the cases are 3.5, 2.5, 1.5, 0.5 and 4.5 away. a saves 3.5+1.5+0, b 2.5+2.5+0.5, c 1.5+1.5+1.5,
+        # d 0.5 of each of four, far 4.5. Then far saves 4.5; then a and c save 1 each: by name; d is left.
+        assert chosen(RepresentativeStrategy(), pool, 5) == ["b", "far", "a", "c", "d"]
+
+    def test_without_labels_it_begins_with_the_median(self):
+        # Sums of distances are 16, 13, 12, 13 and 30.
+        pool = line({"a": 0, "b": 1, "c": 2, "d": 3, "far": 10})
+        assert chosen(RepresentativeStrategy(), pool, 1) == ["c"]
+
+    def test_one_far_case_does_not_outweigh_a_group(self):
+        places = {f"near {n}": 5 + 0.1 * n for n in range(9)} | {"far": 30.0, "done": 0.0}
+        pool = line(places, labelled=("done",))
+        assert chosen(CoreSetStrategy(), pool, 1) == ["far"]
+        assert chosen(RepresentativeStrategy(), pool, 1)[0].startswith("near")
+
+    def test_what_somebody_is_labelling_counts_as_covered(self):
+        places = {"a": 0, "b": 1, "d": 10, "held": 10.5, "done": 3.0}
+        scores = ScoreTable.of(case_score(c, candidate(), at=[float(x)]) for c, x in places.items())
+        pool = Pool(case_ids=("a", "b", "d"), scores=scores, labelled=("done",), in_work=("held",))
+        assert chosen(RepresentativeStrategy(), pool, 1)[0] in {"a", "b"}
+
+    def test_cases_without_a_place_come_last(self):
+        scores = ScoreTable.of([case_score("a", candidate(), at=[1.0]), case_score("empty")])
+        pool = Pool(case_ids=("a", "empty", "new"), scores=scores)
+        assert chosen(RepresentativeStrategy(), pool, 3) == ["a", "new", "empty"]
+        assert set(chosen(RepresentativeStrategy(), Pool(case_ids=("x", "y")), 2)) == {"x", "y"}
+
+    def test_of_a_large_pool_a_part_is_looked_at(self):
+        rng = np.random.default_rng(4)
+        places = {f"left {n}": x for n, x in enumerate(rng.normal(-5, 0.1, 2500))}
+        places |= {f"right {n}": x for n, x in enumerate(rng.normal(5, 0.1, 600))}
+        names = [case_id.split()[0] for case_id in chosen(RepresentativeStrategy(), line(places), 2)]
+        assert names == ["left", "right"]
 
 
 class TestTypical:

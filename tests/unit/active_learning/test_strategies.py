@@ -101,6 +101,7 @@ def test_the_plugin_finds_them_in_this_order():
         "test_time_variation",
         "core_set",
         "typical",
+        "representative",
         "class_stratified_noisy",
         "cost_aware",
         "disagreement",
