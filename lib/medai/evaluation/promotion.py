@@ -8,7 +8,10 @@ A retrained model is published only where patients that no training run has seen
    ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
 3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
    rule takes its place: no single held-back patient may lose more than ``few_patient_loss``. Single nodules may: with
-   two or three a patient, one of them turns for the worse in nearly every training that helps.
+   two or three a patient, one of them turns for the worse in nearly every training that helps. Where held-back and old
+   cases together are of ``witnesses`` patients or more, those may speak for the challenger: a patient may lose more, up
+   to ``subgroup_limit``, where a bootstrap over all of them finds it worse in at most ``largest_probability_harm`` of
+   the draws.
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 5. What was gained on the study is not paid for elsewhere. On the fixed old cases (``OldCases``) each subgroup counts by
    itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
@@ -45,6 +48,7 @@ class PromotionRules:
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
         few_patient_loss: mean score that any single patient may lose where there are fewer patients.
+        witnesses: patients of held-back and old cases together from which on they can make up for such a loss.
         subgroup_margin: mean score that a subgroup of the old cases may lose; below it two trainings of one network
             differ as much.
         subgroup_patients: from this many patients on, a subgroup's interval says something.
@@ -59,6 +63,7 @@ class PromotionRules:
     few_patients: int = 5
     largest_probability_worse: float = 0.1
     few_patient_loss: float = 0.02
+    witnesses: int = 20
     subgroup_margin: float = 0.02
     subgroup_patients: int = 5
     subgroup_limit: float = 0.15
@@ -209,13 +214,13 @@ def judge(
     """
     rules = rules or PromotionRules()
     figures = paired_difference(champion_score, challenger_score, patient_of_case=patient_of_case, rng=rng)
-    publish, reason = _decide(figures, rules, measure)
     subgroups = subgroup_differences(old_cases, rng=rng) if old_cases is not None else ()
     together, probability_harm = None, None
     if old_cases is not None:
         together, probability_harm = _together(
             champion_score, challenger_score, patient_of_case, old_cases, margin=rules.harm_margin, rng=rng
         )
+    publish, reason = _decide(figures, together, rules, measure)
     if publish and (lost := _lost_subgroup(subgroups, rules, measure)):
         publish, reason = False, lost
     if publish and together is not None and probability_harm is not None:
@@ -346,7 +351,9 @@ def _lost_over_time(subgroups: Sequence[SubgroupDifference], rules: PromotionRul
     return ""
 
 
-def _decide(figures: PairedDifference, rules: PromotionRules, measure: str) -> tuple[bool, str]:
+def _decide(
+    figures: PairedDifference, together: PairedDifference | None, rules: PromotionRules, measure: str
+) -> tuple[bool, str]:
     """The rule itself, and the sentence that tells it."""
     patients = f"{figures.patient_count} held-back patient" + ("" if figures.patient_count == 1 else "s")
     change = f"mean {measure} {figures.champion_mean:.3f} → {figures.challenger_mean:.3f} on {patients}"
@@ -355,12 +362,18 @@ def _decide(figures: PairedDifference, rules: PromotionRules, measure: str) -> t
     if figures.difference <= rules.margin:
         return False, f"Refused: no better by more than {rules.margin:g}, {change}."
     if figures.patient_count < rules.few_patients:
-        if figures.worst_patient_difference < -rules.few_patient_loss:
-            return False, (
-                f"Refused: better on average ({change}) but one patient loses {-figures.worst_patient_difference:.3f}; "
-                f"with fewer than {rules.few_patients} patients none may lose more than {rules.few_patient_loss:g}."
+        loss = -figures.worst_patient_difference
+        if loss <= rules.few_patient_loss:
+            return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
+        if together is not None and loss <= rules.subgroup_limit and _is_sure(together, rules):
+            return True, (
+                f"Better: {change}; one patient loses {loss:.3f}, but with the old cases ({together.patient_count} "
+                f"patients together) the gain is sure: 90 % interval {together.low:+.3f} to {together.high:+.3f}."
             )
-        return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
+        return False, (
+            f"Refused: better on average ({change}) but one patient loses {loss:.3f}; with fewer than "
+            f"{rules.few_patients} patients none may lose more than {rules.few_patient_loss:g}."
+        )
     if figures.probability_worse > rules.largest_probability_worse:
         return False, (
             f"Refused: the gain may be chance, {change}; a bootstrap over patients finds it worse in "
@@ -368,3 +381,8 @@ def _decide(figures: PairedDifference, rules: PromotionRules, measure: str) -> t
             "accepted."
         )
     return True, (f"Better: {change}; 90 % interval of the gain {figures.low:+.3f} to {figures.high:+.3f}.")
+
+
+def _is_sure(together: PairedDifference, rules: PromotionRules) -> bool:
+    """Whether held-back and old cases together speak for the challenger beyond doubt."""
+    return together.patient_count >= rules.witnesses and together.probability_worse <= rules.largest_probability_harm

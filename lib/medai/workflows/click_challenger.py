@@ -30,6 +30,10 @@ JUDGE_CLICKS = 1
 FEW_PATIENTS = 5
 """From this many training patients on, one in five is set aside to choose the best epoch by."""
 
+LIGHT = 0.5
+"""Nodules of so little weight do not choose: their annotator is doubted, or the outline is hardly where a nodule was
+proposed."""
+
 LEAST_ITERATIONS = 3
 """Batches an epoch has at least: a validation after every single batch would take as long as the training."""
 
@@ -134,13 +138,17 @@ def choosing_dataset(nodules: Sequence[ClickCase]) -> ClickDataset:
 
     The judges must not choose: the best of twenty epochs on them would look better on them than it is. With fewer than
     ``FEW_PATIENTS`` training patients all of them train and the same nodules choose; that choice is no judgement.
+    Nor does a patient with a nodule of little weight (``LIGHT``): doubtful labels had trainings end where they began,
+    because every epoch looked worse on them.
     """
     patients = sorted({nodule.patient_id for nodule in nodules}, key=_hash)
     if len(patients) < FEW_PATIENTS:
         # The data set refuses a patient on both sides, because such a Dice means nothing. Nobody reads this one.
         chooses = tuple(replace(nodule, patient_id=f"{nodule.patient_id} choosing") for nodule in nodules)
         return ClickDataset(training=tuple(nodules), validation=chooses)
-    apart = set(patients[: len(patients) // FEW_PATIENTS])
+    doubtful = {nodule.patient_id for nodule in nodules if nodule.weight <= LIGHT}
+    sure = [name for name in patients if name not in doubtful]
+    apart = set((sure or patients)[: len(patients) // FEW_PATIENTS])
     return ClickDataset(
         training=tuple(nodule for nodule in nodules if nodule.patient_id not in apart),
         validation=tuple(nodule for nodule in nodules if nodule.patient_id in apart),

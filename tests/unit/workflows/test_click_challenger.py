@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,19 @@ def test_with_more_patients_a_fifth_chooses_the_epoch(patient_count, apart):
     assert len(choosing) == apart
     assert not choosing & {nodule.patient_id for nodule in dataset.training}
     assert len(dataset.training) + len(dataset.validation) == 2 * patient_count
+
+
+def test_doubtful_labels_do_not_choose_the_epoch():
+    first = {nodule.patient_id for nodule in choosing_dataset(nodules(20)).validation}
+    doubted = [replace(n, weight=0.4) if n.patient_id in first and n.case_id.endswith("#1") else n for n in nodules(20)]
+    dataset = choosing_dataset(doubted)
+    choosing = {nodule.patient_id for nodule in dataset.validation}
+    assert len(choosing) == 4
+    assert not choosing & first
+    assert len(dataset.training) == 32
+    # Where all are doubtful somebody has to.
+    all_doubted = choosing_dataset([replace(n, weight=0.4) for n in nodules(20)])
+    assert {nodule.patient_id for nodule in all_doubted.validation} == first
 
 
 def test_who_chooses_does_not_depend_on_the_order_of_the_labels():
