@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medai.active_learning.nearest import nearest_squared, squared_distances
 from medai.active_learning.pool import Pool, Strategy
+from medai.active_learning.uncertainty import entropy
 
 MOST_CLUSTERS = 50
 """Clusters get too small to have a typical case; the first cases are what this is for."""
@@ -21,6 +22,8 @@ NEIGHBOURS = 20
 COMPARED_POINTS = 500
 """Most cases of a cluster that neighbours are looked for among."""
 _ITERATIONS = 15
+LEAST_DOUBT = 0.2
+"""Bits that a case without any doubt counts as."""
 MOST_OFFERED = 2000
 """Of a larger pool a random part may be chosen from: the best of two thousand is as good as the best of all."""
 MOST_SERVED = 500
@@ -64,6 +67,10 @@ class RepresentativeStrategy(Strategy):
 
     description = "The case that stands for most others, unlike those labelled (facility location)"
 
+    def worth_of(self, pool: Pool) -> NDArray[np.float64]:
+        """How much each case of the pool counts; here all the same."""
+        return np.ones(len(pool))
+
     def select_batch(self, pool: Pool, n: int, rng: np.random.Generator) -> list[str]:
         """``n`` cases, each chosen as if those before it were labelled."""
         numbers, points = _placed(pool)
@@ -74,14 +81,32 @@ class RepresentativeStrategy(Strategy):
         nearest = pool.nearest.distances(pool.scores, pool.labelled, pool.in_work)[pool.rows[numbers]][served]
         # Without any label every case is as far from one as it can be.
         nearest = np.where(np.isinf(nearest), apart.max(), nearest)
+        worth = self.worth_of(pool)[numbers]
         chosen: list[int] = []
         while len(chosen) < min(n, len(offered)):
-            gain = np.maximum(nearest[:, None] - apart, 0.0).sum(axis=0)
+            gain = worth[offered] * (worth[served] @ np.maximum(nearest[:, None] - apart, 0.0))
             gain[chosen] = -1.0
             best = int(np.argmax(gain))
             chosen.append(best)
             nearest = np.minimum(nearest, apart[:, best])
         return _filled(pool, [int(numbers[offered[number]]) for number in chosen], n, rng)
+
+
+class InformationDensityStrategy(RepresentativeStrategy):
+    """The doubtful case that stands for most doubtful others.
+
+    Each case counts by its entropy, as the one to be labelled and as one of those for which it stands: neither an
+    oddity nor one more of what the models are sure of.
+
+    Source: Settles and Craven, An analysis of active learning strategies for sequence labeling tasks (EMNLP 2008),
+    "information density", with facility location in place of the mean similarity, so that a batch is spread out.
+    """
+
+    description = "The doubtful case that stands for most other doubtful ones (information density)"
+
+    def worth_of(self, pool: Pool) -> NDArray[np.float64]:
+        """The entropy of each case's least sure candidate; a little for all, since a model may be sure and wrong."""
+        return LEAST_DOUBT + np.clip(entropy(pool), 0.0, 1.0)
 
 
 class TypicalStrategy(Strategy):

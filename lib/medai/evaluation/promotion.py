@@ -362,18 +362,7 @@ def _decide(
     if figures.difference <= rules.margin:
         return False, f"Refused: no better by more than {rules.margin:g}, {change}."
     if figures.patient_count < rules.few_patients:
-        loss = -figures.worst_patient_difference
-        if loss <= rules.few_patient_loss:
-            return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
-        if together is not None and loss <= rules.subgroup_limit and _is_sure(together, rules):
-            return True, (
-                f"Better: {change}; one patient loses {loss:.3f}, but with the old cases ({together.patient_count} "
-                f"patients together) the gain is sure: 90 % interval {together.low:+.3f} to {together.high:+.3f}."
-            )
-        return False, (
-            f"Refused: better on average ({change}) but one patient loses {loss:.3f}; with fewer than "
-            f"{rules.few_patients} patients none may lose more than {rules.few_patient_loss:g}."
-        )
+        return _decide_of_few(figures, together, rules, change)
     if figures.probability_worse > rules.largest_probability_worse:
         return False, (
             f"Refused: the gain may be chance, {change}; a bootstrap over patients finds it worse in "
@@ -381,6 +370,24 @@ def _decide(
             "accepted."
         )
     return True, (f"Better: {change}; 90 % interval of the gain {figures.low:+.3f} to {figures.high:+.3f}.")
+
+
+def _decide_of_few(
+    figures: PairedDifference, together: PairedDifference | None, rules: PromotionRules, change: str
+) -> tuple[bool, str]:
+    """The rule for a gain on fewer patients than a bootstrap can say anything of."""
+    loss = -figures.worst_patient_difference
+    if loss <= rules.few_patient_loss:
+        return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
+    if together is not None and loss <= rules.subgroup_limit and _is_sure(together, rules):
+        return True, (
+            f"Better: {change}; one patient loses {loss:.3f}, but with the old cases ({together.patient_count} "
+            f"patients together) the gain is sure: 90 % interval {together.low:+.3f} to {together.high:+.3f}."
+        )
+    return False, (
+        f"Refused: better on average ({change}) but one patient loses {loss:.3f}; with fewer than {rules.few_patients} "
+        f"patients none may lose more than {rules.few_patient_loss:g}."
+    )
 
 
 def _is_sure(together: PairedDifference, rules: PromotionRules) -> bool:

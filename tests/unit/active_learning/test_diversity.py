@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.score_factory import candidate, case_score
 
-from medai.active_learning.diversity import CoreSetStrategy, RepresentativeStrategy, TypicalStrategy
+from medai.active_learning.diversity import (
+    CoreSetStrategy,
+    InformationDensityStrategy,
+    RepresentativeStrategy,
+    TypicalStrategy,
+)
 from medai.active_learning.nearest import NearestLabelled
 from medai.active_learning.pool import Pool
 from medai.domain.score_table import ScoreTable
@@ -91,6 +96,40 @@ class TestRepresentative:
         places |= {f"right {n}": x for n, x in enumerate(rng.normal(5, 0.1, 600))}
         names = [case_id.split()[0] for case_id in chosen(RepresentativeStrategy(), line(places), 2)]
         assert names == ["left", "right"]
+
+
+class TestInformationDensity:
+    def doubtful(self, places, labelled=()):
+        """Cases on a line: name to place and the probability of a nodule, 0.5 being the most doubtful."""
+        scores = [case_score(name, candidate(p), at=[float(x), 0.0]) for name, (x, p) in places.items()]
+        ids = tuple(name for name in places if name not in labelled)
+        return Pool(case_ids=ids, scores=ScoreTable.of(scores), labelled=labelled)
+
+    def test_of_two_groups_alike_the_doubtful_one_comes_first(self):
+        places = {f"sure {n}": (-5 + 0.1 * n, 0.999) for n in range(6)} | {"done": (0, 0.5)}
+        places |= {f"doubtful {n}": (5 + 0.1 * n, 0.5) for n in range(5)}
+        pool = self.doubtful(places, labelled=("done",))
+        assert chosen(RepresentativeStrategy(), pool, 1)[0].startswith("sure")
+        assert chosen(InformationDensityStrategy(), pool, 1)[0].startswith("doubtful")
+
+    def test_a_lone_doubtful_case_does_not_outweigh_a_doubtful_group(self):
+        places = {f"group {n}": (5 + 0.1 * n, 0.7) for n in range(8)} | {"alone": (-9, 0.5), "done": (0, 0.5)}
+        pool = self.doubtful(places, labelled=("done",))
+        assert chosen(InformationDensityStrategy(), pool, 1)[0].startswith("group")
+
+    def test_a_batch_is_spread_out(self):
+        places = {f"left {n}": (-5 + 0.1 * n, 0.5) for n in range(6)} | {"done": (0, 0.5)}
+        places |= {f"right {n}": (5 + 0.1 * n, 0.5) for n in range(5)}
+        names = [
+            name.split()[0]
+            for name in chosen(InformationDensityStrategy(), self.doubtful(places, labelled=("done",)), 2)
+        ]
+        assert names == ["left", "right"]
+
+    def test_cases_that_nobody_scored_count_little_but_count(self):
+        scores = ScoreTable.of([case_score("a", candidate(), at=[1.0]), case_score("empty")])
+        pool = Pool(case_ids=("a", "empty", "new"), scores=scores)
+        assert chosen(InformationDensityStrategy(), pool, 3) == ["a", "new", "empty"]
 
 
 class TestTypical:

@@ -102,6 +102,7 @@ def test_the_plugin_finds_them_in_this_order():
         "core_set",
         "typical",
         "representative",
+        "information_density",
         "class_stratified_noisy",
         "cost_aware",
         "disagreement",
@@ -214,11 +215,11 @@ class TestDoubt:
 
 
 class TestDefault:
-    def test_it_begins_with_typical_cases(self):
+    def test_it_begins_with_representative_cases(self):
         # A dense group, a thin one, and one far away.
         scores = [case_score(f"dense {n}", candidate(), at=[0.01 * n, 0.0]) for n in range(7)]
         scores += [case_score(f"thin {n}", candidate(), at=[0.03, 5.0 + n]) for n in range(2)]
-        for name in (DEFAULT_STRATEGY, "typical"):
+        for name in (DEFAULT_STRATEGY, "representative", "typical"):
             assert STRATEGIES[name].select(of(*scores), np.random.default_rng(1)) == "dense 3"
 
     def test_after_the_cold_start_it_is_the_recommended_one(self):
@@ -226,7 +227,7 @@ class TestDefault:
         scores = [case_score(f"c{n}", candidate(0.1 * n), at=[float(n)]) for n in range(10)]
         pool = of(*scores, labelled=labelled)
         for seed in range(5):
-            assert order(DEFAULT_STRATEGY, pool, seed) == order("class_stratified_noisy", pool, seed)
+            assert order(DEFAULT_STRATEGY, pool, seed) == order("information_density", pool, seed)
 
     def test_a_batch_may_end_the_cold_start(self):
         scores = [case_score(f"c{n:02}", candidate(0.5), at=[float(n)]) for n in range(20)]

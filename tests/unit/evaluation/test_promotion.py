@@ -238,3 +238,36 @@ def test_a_case_that_is_held_back_and_old_counts_once(rng):
     )
     verdict = judge(scores([0.7]), scores([0.75]), old_cases=cases, rng=rng)
     assert (verdict.publish, verdict.together.case_count) == (True, 1)
+
+
+def witnesses(changes):
+    """Old cases, each a patient, with these changes of the score from 0.6."""
+    names = [f"old{n}" for n in range(len(changes))]
+    return OldCases(
+        champion_score=dict.fromkeys(names, 0.6),
+        challenger_score={name: 0.6 + change for name, change in zip(names, changes, strict=True)},
+        groups_of_case={name: {"size": "6-8 mm"} for name in names},
+    )
+
+
+CHAMPION_OF_TWO, CHALLENGER_OF_TWO = {"a": 0.6, "b": 0.6}, {"a": 0.8, "b": 0.55}
+
+
+def test_old_cases_may_make_up_for_a_patients_loss_in_a_young_study(rng):
+    sure = [0.05 + 0.01 * (n % 5) for n in range(20)]
+    verdict = judge(CHAMPION_OF_TWO, CHALLENGER_OF_TWO, old_cases=witnesses(sure), rng=rng)
+    assert verdict.publish
+    assert "one patient loses 0.050, but with the old cases (22 patients together) the gain is sure" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "challenger"),
+    [
+        pytest.param([0.06] * 17, CHALLENGER_OF_TWO, id="too few witnesses"),
+        pytest.param([0.3, -0.25] * 10, CHALLENGER_OF_TWO, id="no sure gain"),
+        pytest.param([0.06] * 20, {"a": 0.9, "b": 0.44}, id="a loss too large"),
+        pytest.param([0.06] * 20, {"a": 0.62, "b": 0.55}, id="no gain on the study"),
+    ],
+)
+def test_they_make_up_for_nothing_else(changes, challenger, rng):
+    assert not judge(CHAMPION_OF_TWO, challenger, old_cases=witnesses(changes), rng=rng).publish
