@@ -150,7 +150,7 @@ def compare_strategies(curves: Curves, full_figure: float) -> dict[str, Strategy
             final=float(np.mean([curve.figures[-1] for curve in own.values()])),
             labels_to_95pct=needed[name],
             share_of_random_labels=_share(needed[name], needed.get(RANDOM)),
-            millilitres_to_95pct=reached_at(*mean_curve([(c.millilitres, c.figures) for c in own.values()]), goal),
+            millilitres_to_95pct=reached_at(*_mean_by_round(list(own.values())), goal),
             aubc_by_millilitres=float(np.mean(list(volumes[name].values()))),
             gains={
                 baseline: gain
@@ -190,6 +190,16 @@ def mean_curve(
     start, end = max(c[0][0] for c in curves), min(c[0][-1] for c in curves)
     points = np.unique([min(max(float(x), start), end) for budget, _ in curves for x in budget])
     return points, np.mean([np.interp(points, budget, figures) for budget, figures in curves], axis=0)
+
+
+def _mean_by_round(curves: Sequence[LearningCurve]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean volume and mean figure after each round that all curves have.
+
+    A mean at equal volumes (``mean_curve``) would begin where the curve with the largest first nodules does.
+    """
+    rounds = min(len(curve.figures) for curve in curves)
+    volumes = np.mean([curve.millilitres[:rounds] for curve in curves], axis=0)
+    return np.asarray(volumes), np.mean([curve.figures[:rounds] for curve in curves], axis=0)
 
 
 def reached_at(

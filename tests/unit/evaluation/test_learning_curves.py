@@ -128,3 +128,10 @@ def test_t_interval_is_that_of_the_textbook() -> None:
         pytest.approx(2 - 4.3027 / np.sqrt(3), abs=1e-3),
         pytest.approx(2 + 4.3027 / np.sqrt(3), abs=1e-3),
     )
+
+
+def test_millilitres_are_counted_by_round_whatever_a_seed_began_with() -> None:
+    small, large = curve(0.2, 0.8, 1.0, ml=(1, 2, 3)), curve(0.4, 1.0, 1.0, ml=(9, 20, 31))
+    found = compare_strategies({"random": {1: small, 2: large}}, 0.8 / 0.95)["random"]
+    # Means by round: 5, 11 and 17 ml give 0.3, 0.9 and 1.0; the goal of 0.8 lies five sixths on the way to the second.
+    assert found.millilitres_to_95pct == pytest.approx(10.0)
