@@ -38,7 +38,7 @@ def main() -> None:
 
     work = TracedWork(folder=Path(sys.argv[1]), seconds=float(sys.argv[2]), together=int(sys.argv[3]))
     sys.argv = ["medai", *sys.argv[4:]]
-    score_pool.MakeScorer = lambda **_: MakeFakeScorer(work)  # type: ignore[assignment,misc]  # a class by name
+    score_pool.MakeScorer = lambda **_: MakeFakeScorer(work)  # type: ignore[assignment,misc]  # a function in a class's place: both make a scorer
     medai()
 
 

@@ -135,6 +135,9 @@ def collect_examples(
     """
     examples: dict[str, list[E]] = {}
     skipped = _withheld(study, [case_id for case_id in case_ids if case_id not in others_count], tag_of)
+    doubts = doubts or {}
+    # Those that serve for nothing are not read: a scan takes seconds.
+    skipped |= {case_id: doubts[case_id].reason for case_id in case_ids if _serves_nothing(doubts.get(case_id))}
     for case_id in case_ids:
         if case_id in skipped:
             logger.warning("The submitted label of case %s is not used: %s", case_id, skipped[case_id])
@@ -152,11 +155,10 @@ def collect_examples(
         else:
             skipped[case_id] = nothing
     placed = FrozenSplit(study.folder).place_cases(examples)
-    for case_id, doubt in (doubts or {}).items():
-        if case_id in examples and (placed[case_id] != "train" or not doubt.may_train):
-            skipped[case_id] = doubt.reason
-            logger.warning("The submitted label of case %s is left out: %s", case_id, doubt.reason)
-            del examples[case_id]
+    for case_id in [case_id for case_id in examples if placed[case_id] != "train" and case_id in doubts]:
+        skipped[case_id] = doubts[case_id].reason
+        logger.warning("The submitted label of case %s judges nothing: %s", case_id, skipped[case_id])
+        del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
     if not train or not held_back:
@@ -169,6 +171,10 @@ def collect_examples(
         skipped=skipped,
         test=tuple(example for case_id in examples if placed[case_id] == "test" for example in examples[case_id]),
     )
+
+
+def _serves_nothing(doubt: LabelDoubt | None) -> bool:
+    return doubt is not None and not doubt.may_train
 
 
 def _withheld(study: LabelledStudy, case_ids: Sequence[str], tag_of: Callable[[str], str]) -> dict[str, str]:

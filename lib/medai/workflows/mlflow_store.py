@@ -16,12 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from medai.store.atomic import copy_into, publish, staged_file
+from medai.store.atomic import ABANDONED_AFTER_S, copy_into, publish
 
 logger = logging.getLogger(__name__)
 
 _WORK_PREFIX = "mlflow-making-"
-_ABANDONED_AFTER_S = 3600.0
 
 
 def make_ready(database: Path) -> None:
@@ -48,9 +47,7 @@ def make_ready(database: Path) -> None:
             copy.unlink()
             _migrate(copy)
             _set_aside(database)
-        with staged_file(database) as staged:
-            copy_into(copy, staged)
-            publish(staged, database)
+        publish(copy, database)
 
 
 def _is_current(database: Path) -> bool:
@@ -87,7 +84,7 @@ def _copy_of(database: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=database.parent))
     try:
         if database.exists():
-            shutil.copyfile(database, folder / database.name)
+            copy_into(database, folder / database.name)
         yield folder / database.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,7 +103,7 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes left; younger ones may belong to a living one."""
     for left in folder.glob(f"{_WORK_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
+            if time.time() - left.stat().st_mtime > ABANDONED_AFTER_S:
                 shutil.rmtree(left, ignore_errors=True)
 
 
