@@ -1,4 +1,4 @@
-"""The page of an evaluation: its picture and tables in one file of HTML that can be sent on its own."""
+"""The page of an evaluation: picture and tables in one file of HTML that can be sent on its own, or in Markdown."""
 
 from __future__ import annotations
 
@@ -164,6 +164,17 @@ def write_page(
         parts.append(f"<h2>{safe(table.title)}</h2><table><tr>{head}</tr>{body}</table>")
     with atomic_path(page) as temporary:
         temporary.write_text("\n".join([*parts, "</html>", ""]), encoding="utf-8")
+
+
+def write_tables(path: Path, title: str, what: str, tables: Sequence[Table]) -> None:
+    """The same tables as Markdown, to be put into notes and documents."""
+    parts = [f"# {title}", what]
+    for table in tables:
+        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (table.columns, *table.rows))
+        lines = [head, ["---"] * len(head), *rows]
+        parts += [f"## {table.title}", "\n".join(f"| {' | '.join(cells)} |" for cells in lines)]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def model_name(model: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medai.evaluation.learning_curves import BASELINES, ENOUGH, FOREGROUND_RANDOM, RANDOM
 from medai.store.atomic import publish, staged_file
-from medai.workflows.evaluation_page import Table, interval, number, write_page
+from medai.workflows.evaluation_page import Table, interval, number, write_page, write_tables
 from medai.workflows.simulate_learning import LearningReport, TaskResult
 from medai.workflows.simulated_learning import PoolCase, Trial
 
@@ -81,7 +81,7 @@ def draw_learning(report: LearningReport, folder: Path) -> tuple[list[Path], Pat
 
     Args:
         report: what was simulated.
-        folder: takes a picture a task and the page.
+        folder: takes two pictures a task, the page, and its tables as Markdown.
 
     Returns:
         The pictures and the page.
@@ -103,17 +103,14 @@ def draw_learning(report: LearningReport, folder: Path) -> tuple[list[Path], Pat
     ]
     empty = f", {100 * report.empty_share:.0f} % of the pool without a nodule" if report.empty_share else ""
     page = folder / PAGE_NAME
-    write_page(
-        page,
-        "Which case next?",
+    title = "Which case next?"
+    what = (
         "Annotation replayed on labelled nodules: a few patients are labelled, a model learns from them, each strategy "
         f"says which patients come next. {report.seeds} seeds{empty}; figures on patients that are never labelled. A "
-        "gain is the difference of the mean figure over all rounds, seed by seed; p by a paired t-test.",
-        pictures,
-        tables,
-        {},
-        (),
+        "gain is the difference of the mean figure over all rounds, seed by seed; p by a paired t-test."
     )
+    write_page(page, title, what, pictures, tables, {}, ())
+    write_tables(page.with_suffix(".md"), title, what, tables)
     return pictures, page
 
 

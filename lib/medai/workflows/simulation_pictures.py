@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medai.store.atomic import publish, staged_file
-from medai.workflows.evaluation_page import Table, write_page
+from medai.workflows.evaluation_page import Table, write_page, write_tables
 from medai.workflows.simulated_stream import BAD_EVERY, READERS, is_bad_round
 from medai.workflows.simulation_report import (
     ARM_COLUMNS,
@@ -31,11 +31,11 @@ _TRAIN, _JUDGE, _TEST, _LEFT, _HELD = "#2a6f97", "#7fb2cf", "#c9d6dd", "#e8c39e"
 
 
 def draw_simulation(report: SimulationReport, folder: Path) -> tuple[Path, Path]:
-    """Draw a report.
+    """Draw a report, and write its tables as Markdown beside the page.
 
     Args:
         report: what was simulated.
-        folder: takes both files.
+        folder: takes the files.
 
     Returns:
         The picture and the page.
@@ -56,30 +56,26 @@ def draw_simulation(report: SimulationReport, folder: Path) -> tuple[Path, Path]
     with staged_file(png) as staged:
         figure.savefig(staged, dpi=110, format="png")
         publish(staged, png)
-    write_page(
-        page,
-        "Retraining that never makes it worse",
+    title = "Retraining that never makes it worse"
+    what = (
         "Six simulated annotators correct a weak network's outlines of real nodules in rounds; every "
         f"{BAD_EVERY}rd round the honest ones are away. The same labels train twice: with the promotion gate on, and "
-        "with it off, where every challenger is published. Dice is measured on patients who are in no study.",
-        png,
-        [
-            Table(
-                title="What was to be shown",
-                columns=("", ""),
-                rows=[["holds" if claim.holds else "fails", claim.words] for claim in report.claims],
-            ),
-            Table(title="Arms", columns=ARM_COLUMNS, rows=[arm_row(arm, report.margin) for arm in report.arms]),
-            Table(
-                title="Labels with the gate on, all seeds",
-                columns=READER_COLUMNS,
-                rows=reader_rows(report.of_gate(True)),
-            ),
-            Table(title="Rounds", columns=ROUND_COLUMNS, rows=round_rows(report.arms)),
-        ],
-        {},
-        [claim.words for claim in report.claims if not claim.holds],
+        "with it off, where every challenger is published. Dice is measured on patients who are in no study."
     )
+    tables = [
+        Table(
+            title="What was to be shown",
+            columns=("", ""),
+            rows=[["holds" if claim.holds else "fails", claim.words] for claim in report.claims],
+        ),
+        Table(title="Arms", columns=ARM_COLUMNS, rows=[arm_row(arm, report.margin) for arm in report.arms]),
+        Table(
+            title="Labels with the gate on, all seeds", columns=READER_COLUMNS, rows=reader_rows(report.of_gate(True))
+        ),
+        Table(title="Rounds", columns=ROUND_COLUMNS, rows=round_rows(report.arms)),
+    ]
+    write_page(page, title, what, png, tables, {}, [claim.words for claim in report.claims if not claim.holds])
+    write_tables(page.with_suffix(".md"), title, what, tables)
     return png, page
 
 
@@ -117,17 +113,18 @@ def _draw_changes(axes: Axes, report: SimulationReport) -> None:
     axes.axhspan(-report.margin, report.margin, color=_GREY, alpha=0.15, label=f"±{report.margin:g}")
     axes.axhline(0, color=_GREY, linewidth=1)
     for gate_is_on, colour, name, shift in ((True, _ON, "gate on", -0.12), (False, _OFF, "gate off", 0.12)):
-        for is_published, fill, words in ((True, colour, "published"), (False, "none", "refused")):
+        for is_published, fill, words in ((True, colour, "published"), (False, "white", "refused")):
             points = [
-                (outcome.number + shift, outcome.change.difference)
+                (outcome.number + shift, outcome.change.difference, outcome.change.low, outcome.change.high)
                 for arm in report.of_gate(gate_is_on)
                 for outcome in arm.rounds
                 if outcome.change is not None and outcome.published is is_published
             ]
             if points:
-                x, y = zip(*points, strict=True)
-                axes.scatter(x, y, facecolors=fill, edgecolors=colour, s=34, label=f"{name}, {words}")
-    axes.set_title("What each new model changed (filled: it was published)", fontsize=10)
+                x, y, low, high = np.array(points).T
+                axes.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.4)
+                axes.scatter(x, y, facecolors=fill, edgecolors=colour, s=34, zorder=3, label=f"{name}, {words}")
+    axes.set_title("What each new model changed, with its 90 % interval (filled: it was published)", fontsize=10)
     axes.set_xlabel("round")
     axes.set_ylabel("change in Dice")
     axes.legend(fontsize=8)

@@ -37,6 +37,7 @@ def test_the_command_reports_draws_and_goes_on(balls: Path, tmp_path: Path) -> N
     assert len(report["trials"]) == 6
     assert all(len(trial["rounds"]) == 4 for trial in report["trials"])
     assert (tmp_path / "out" / "active-learning.html").read_text().count("data:image/png") == 2
+    assert "| default |" in (tmp_path / "out" / "active-learning.md").read_text()
     again = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "again.json")])
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "again.json").read_text())["tasks"]["classification"] == report

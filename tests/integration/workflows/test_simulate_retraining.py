@@ -108,6 +108,9 @@ def test_a_picture_and_a_page_are_drawn(finished, tmp_path):
     text = page.read_text(encoding="utf-8")
     for words in ("malicious Mal", "What was to be shown", *(claim.words for claim in report.claims)):
         assert html.escape(words) in text
+    tables = page.with_suffix(".md").read_text(encoding="utf-8")
+    for words in ("| malicious Mal |", "## Rounds", *(claim.words for claim in report.claims)):
+        assert words in tables
     json.dumps(report.to_json(), allow_nan=True)
 
 
