@@ -10,8 +10,7 @@ A retrained model is published only where patients that no training run has seen
    rule takes its place: no single held-back patient may lose more than ``few_patient_loss``. Single nodules may: with
    two or three a patient, one of them turns for the worse in nearly every training that helps. Where held-back and old
    cases together are of ``witnesses`` patients or more, those may speak for the challenger: a patient may lose more, up
-   to ``subgroup_limit``, where a bootstrap over all of them finds it worse in at most ``largest_probability_harm`` of
-   the draws.
+   to ``subgroup_limit``, where a bootstrap over all of them finds it worse in at most ``witnesses_doubt`` of the draws.
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 5. What was gained on the study is not paid for elsewhere. On the fixed old cases (``OldCases``) each subgroup counts by
    itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
@@ -64,6 +63,7 @@ class PromotionRules:
     largest_probability_worse: float = 0.1
     few_patient_loss: float = 0.02
     witnesses: int = 20
+    witnesses_doubt: float = 0.05
     subgroup_margin: float = 0.02
     subgroup_patients: int = 5
     subgroup_limit: float = 0.15
@@ -76,6 +76,7 @@ class PromotionRules:
             "margin": self.margin,
             "largest_probability_worse": self.largest_probability_worse,
             "few_patient_loss": self.few_patient_loss,
+            "witnesses_doubt": self.witnesses_doubt,
             "subgroup_margin": self.subgroup_margin,
             "subgroup_limit": self.subgroup_limit,
             "drift_limit": self.drift_limit,
@@ -392,4 +393,4 @@ def _decide_of_few(
 
 def _is_sure(together: PairedDifference, rules: PromotionRules) -> bool:
     """Whether held-back and old cases together speak for the challenger beyond doubt."""
-    return together.patient_count >= rules.witnesses and together.probability_worse <= rules.largest_probability_harm
+    return together.patient_count >= rules.witnesses and together.probability_worse <= rules.witnesses_doubt
