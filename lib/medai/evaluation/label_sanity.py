@@ -29,6 +29,15 @@ thousands of parts."""
 LARGEST_ML = 1000.0
 """A sphere of 12 cm; both lungs are 4–6 litres. The largest honest outline has 18 ml, but masses are not in LIDC."""
 
+LOOSE_FROM_VOXELS, LEAST_TOGETHER = 50, 0.35
+"""A label of so many voxels hangs together: of its voxels' six neighbours this share is in it too, on average. Honest
+outlines have 0.53 and more, voxels strewn over a nodule's box 0.3 at most."""
+
+LEAST_CONTRAST_HU, AROUND_MM = 15.0, 3.0
+"""A nodule is denser than what lies around it within this distance, by its median."""
+PARTS_LOOKED_AT = 30
+"""By volume; smaller ones hardly decide what most of a label is."""
+
 AIR_HU = -900.0
 """Healthy lung is about -850; the faintest ground-glass nodule is above -800."""
 
@@ -65,6 +74,12 @@ def shape_problem(label_map: LabelMap) -> str:
     _, parts = ndimage.label(mask)
     if parts > MOST_PARTS:
         return f"it has {parts} separate parts (the bound is {MOST_PARTS}); it looks like a threshold, not an outline"
+    together = _share_together(mask)
+    if np.count_nonzero(mask) >= LOOSE_FROM_VOXELS and together < LEAST_TOGETHER:
+        return (
+            f"its voxels lie strewn: {together:.0%} of their neighbours belong to it (the bound is "
+            f"{LEAST_TOGETHER:.0%}); no outline looks like that"
+        )
     return ""
 
 
@@ -86,6 +101,43 @@ def air_problem(label_map: LabelMap, volume: Volume) -> str:
     if in_air > MOST_OUTSIDE:
         return f"{in_air:.0%} of it is air (below {AIR_HU:.0f} HU), where no nodule can be"
     return ""
+
+
+def contrast_problem(label_map: LabelMap, volume: Volume) -> str:
+    """Whether most of a label is no denser than what lies around it; costs no more than the regions of its parts.
+
+    A part that was drawn where nothing is, or around a nodule instead of on it, does not stand out. Compared are the
+    medians of the part and of what is not labelled within ``AROUND_MM`` of it.
+
+    Args:
+        label_map: on the scan's grid.
+        volume: the scan.
+
+    Returns:
+        The reason in words, "" where there is none.
+    """
+    box = IndexBox.of_mask(label_map.labels)
+    if box is None:
+        return ""
+    numbered, _ = ndimage.label(label_map.labels[box.slices] != 0, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(numbered.ravel())[1:]
+    largest = np.argsort(-sizes)[:PARTS_LOOKED_AT]
+    places = ndimage.find_objects(numbered)
+    compared, flat, contrasts_hu = 0, 0, list[float]()
+    for number in largest:
+        contrast_hu = _contrast_hu(label_map, volume, numbered[places[number]] == number + 1, places[number], box)
+        if contrast_hu is None:
+            continue
+        compared += int(sizes[number])
+        if contrast_hu < LEAST_CONTRAST_HU:
+            flat += int(sizes[number])
+            contrasts_hu.append(contrast_hu)
+    if not compared or flat / compared <= MOST_OUTSIDE:
+        return ""
+    return (
+        f"{flat / compared:.0%} of it is no denser than what lies within {AROUND_MM:.0f} mm around it (medians differ "
+        f"by {contrasts_hu[0]:+.0f} HU; the bound is {LEAST_CONTRAST_HU:.0f} HU)"
+    )
 
 
 def place_problem(label_map: LabelMap, volume: Volume) -> str:
@@ -132,6 +184,31 @@ def agreement_problem(dice_to_peers: Sequence[float], dice_to_proposal: float | 
         f"it agrees with none of the {len(dice_to_peers)} other labels of this case (Dice {best:.2f} at best){model} "
         f"(the bound is {LEAST_AGREEMENT})"
     )
+
+
+def _share_together(mask: NDArray[np.bool_]) -> float:
+    """Of the six neighbours of the mask's voxels, the share that is in the mask too, on average."""
+    pairs = sum(
+        np.count_nonzero(np.take(mask, range(1, side), axis) & np.take(mask, range(side - 1), axis))
+        for axis, side in enumerate(mask.shape)
+    )
+    return 2 * pairs / (6 * max(1, np.count_nonzero(mask)))
+
+
+def _contrast_hu(
+    label_map: LabelMap, volume: Volume, own: NDArray[np.bool_], place: tuple[slice, ...], box: IndexBox
+) -> float | None:
+    """By how much the median of a part lies above that of its surroundings; None where nothing lies around it."""
+    spacing_mm = label_map.geometry.spacing_mm
+    i, j, k = (side.start + start for side, start in zip(place, box.start_ijk, strict=True))
+    inside = IndexBox(start_ijk=(i, j, k), stop_ijk=(i + own.shape[0], j + own.shape[1], k + own.shape[2]))
+    wide = inside.expand([int(np.ceil(AROUND_MM / side)) for side in spacing_mm]).clip(label_map.geometry.shape_ijk)
+    here = np.zeros(wide.shape_ijk, dtype=bool)
+    here[tuple(slice(a - b, a - b + n) for a, b, n in zip((i, j, k), wide.start_ijk, own.shape, strict=True))] = own
+    near = ndimage.distance_transform_edt(~here, sampling=list(spacing_mm)) <= AROUND_MM
+    image_hu = volume.image_hu[wide.slices]
+    around = image_hu[near & (label_map.labels[wide.slices] == 0)]
+    return float(np.median(image_hu[here]) - np.median(around)) if around.size else None
 
 
 def _coarse_body(volume: Volume) -> tuple[NDArray[np.bool_], tuple[int, ...]] | None:

@@ -17,7 +17,14 @@ from medai.domain import LabelMap, Volume
 from medai.domain.annotation import Annotation, Correction, ReviewState
 from medai.errors import MedaiError, NotFoundError
 from medai.evaluation.corrections import correction_of, labels_dice
-from medai.evaluation.label_sanity import LEAST_PEERS, agreement_problem, air_problem, place_problem, shape_problem
+from medai.evaluation.label_sanity import (
+    LEAST_PEERS,
+    agreement_problem,
+    air_problem,
+    contrast_problem,
+    place_problem,
+    shape_problem,
+)
 from medai.geometry import IndexBox
 from medai.store.annotations import AnnotationLog
 from medai.store.proposals import read_proposal
@@ -95,7 +102,12 @@ class AnnotationMeasurer:
         if not label_map.geometry.is_same_grid(geometry):
             return f"it is not on its scan's grid: {label_map.geometry.describe()}, the scan: {geometry.describe()}"
         volume = self._scans.get(scan_path, annotation.case_id)
-        found = shape_problem(label_map) or air_problem(label_map, volume) or place_problem(label_map, volume)
+        found = (
+            shape_problem(label_map)
+            or air_problem(label_map, volume)
+            or place_problem(label_map, volume)
+            or contrast_problem(label_map, volume)
+        )
         if found:
             return found
         return self._loneliness(annotation, label_map, correction)
