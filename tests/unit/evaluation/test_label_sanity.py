@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from medai.domain import LabelMap, Segment, Volume
-from medai.evaluation.label_sanity import agreement_problem, air_problem, place_problem, shape_problem
+from medai.evaluation.label_sanity import (
+    agreement_problem,
+    air_problem,
+    contrast_problem,
+    place_problem,
+    shape_problem,
+)
 from medai.geometry import VolumeGeometry
 
 SHAPE = (80, 70, 12)
@@ -67,6 +73,61 @@ def test_a_shattered_label():
     labels[::3, ::3, ::3] = 1
     fine = VolumeGeometry(shape_ijk=SHAPE, affine_ijk_to_ras_mm=np.diag([0.5, 0.5, 1.0, 1.0]))
     assert "2592 separate parts" in shape_problem(label_map(labels, fine))
+
+
+def test_voxels_that_lie_strewn():
+    labels = np.zeros(SHAPE)
+    labels[30:40, 30:40, 3:9] = np.random.default_rng(1).random((10, 10, 6)) < 0.2
+    assert "its voxels lie strewn: 18%" in shape_problem(label_map(labels))
+
+
+def test_a_small_nodule_does_not_lie_strewn():
+    labels = np.zeros(SHAPE)
+    labels[30, 30, 3:9:2] = 1
+    assert shape_problem(label_map(labels)) == ""
+
+
+@pytest.fixture
+def lung_with_nodule():
+    """A nodule of 20 HU, 12 mm, in lung of -850 HU with noise."""
+    rng = np.random.default_rng(5)
+    geometry = VolumeGeometry(shape_ijk=(60, 62, 20), affine_ijk_to_ras_mm=np.diag([0.8, 0.8, 2.0, 1.0]))
+    image_hu = rng.normal(-850, 40, geometry.shape_ijk)
+    nodule = np.zeros(geometry.shape_ijk, dtype=bool)
+    nodule[20:35, 20:35, 6:12] = True
+    image_hu[nodule] += 870
+    return Volume(geometry=geometry, image_hu=np.round(image_hu).astype(np.int16)), nodule
+
+
+def test_a_nodule_stands_out(lung_with_nodule):
+    volume, nodule = lung_with_nodule
+    assert contrast_problem(label_map(nodule, volume.geometry), volume) == ""
+    # Twice as large as it is, somebody's careless outline still holds it.
+    wide = np.zeros_like(nodule)
+    wide[18:37, 18:37, 5:13] = True
+    assert contrast_problem(label_map(wide, volume.geometry), volume) == ""
+
+
+def test_what_shows_nothing_and_what_goes_around_a_nodule(lung_with_nodule):
+    volume, nodule = lung_with_nodule
+    elsewhere = np.roll(nodule, 25, axis=0)
+    assert "100% of it is no denser than what lies within 3 mm" in contrast_problem(
+        label_map(elsewhere, volume.geometry), volume
+    )
+    around = np.zeros_like(nodule)
+    around[15:40, 15:40, 4:14] = True
+    around &= ~nodule
+    assert "is no denser" in contrast_problem(label_map(around, volume.geometry), volume)
+
+
+def test_most_of_a_label_decides_whether_it_stands_out(lung_with_nodule):
+    volume, nodule = lung_with_nodule
+    with_slip = nodule.copy()
+    with_slip[50:53, 50:53, 3:5] = True
+    assert contrast_problem(label_map(with_slip, volume.geometry), volume) == ""
+    assert contrast_problem(label_map(np.zeros_like(nodule), volume.geometry), volume) == ""
+    everything = np.ones_like(nodule)
+    assert contrast_problem(label_map(everything, volume.geometry), volume) == ""
 
 
 def test_an_absurd_volume():
