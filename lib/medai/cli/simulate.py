@@ -35,7 +35,7 @@ def retrain(
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds of labels and retraining.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, max=50, help="Times that all is played, with other cases.")] = 3,
     cases: Annotated[int, typer.Option(min=1, max=100, help="New patients a round.")] = 10,
-    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each training.")] = 24,
+    epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each training.")] = 16,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Dice that no promotion may cost.")] = 0.02,
     jobs: JobsOption = None,
     json_file: JsonOption = None,

@@ -5,11 +5,11 @@ wide on purpose. A label that is merely poor is the promotion gate's business; t
 
 How often honest labels would be quarantined was measured on LIDC-IDRI: 2783 outlines of single readers of 758 nodules
 (416 patients; ``tests/integration/training/test_honest_readers.py`` measures it again). By air, by contrast, by parts
-and by volume: none (at most 0.13 %, 95 % confidence). By agreement: 2, or 0.07 % (0.01 to 0.26 %), both of them outlines
-that lie beside those of the other readers, so that somebody should look. What that says nothing of: a case with several
-nodules, where an honest reader may leave out the largest; the place in the body, for which the crops are too small (8
-outlines in two wider slabs lay inside it to the last voxel); and a nodule in a consolidated lung, which stands out from
-nothing, so that its label waits for somebody to confirm it.
+and by volume: none (at most 0.13 %, 95 % confidence). By agreement: 2, or 0.07 % (0.01 to 0.26 %), both of them beside
+those of the other readers, so that somebody should look. What that says nothing of: a case with several nodules, where
+an honest reader may leave out the largest; the place in the body, for which the crops are too small (8 outlines in two
+wider slabs lay inside it to the last voxel); and a nodule in a consolidated lung, which stands out from nothing, so
+that its label waits for somebody to confirm it.
 
 Of labels made to do harm (``simulated_readers.hostile_label``, 255 nodules) shape, air and contrast hold back 99 % of
 those drawn around a nodule, all whose voxels were shuffled, 85 % of those in another place, 19 % of single voxels.

@@ -38,6 +38,12 @@ NETWORK = {
 """What is trained where there are no weights to start from."""
 
 
+PATCH_KEYS = ("spacing_mm", "fill", "finest_mm", "coarsest_mm")
+"""What a network's file says of its patches, beside their shape: of ``SamplingConfig`` as well as of inference."""
+FINE_TUNING_RATE = "fine_tuning_rate"
+"""In a network's file: the learning rate it is retrained with, where that is not ``ClickTrainingConfig``'s own."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClickTrainingConfig:
     """How a click network is trained. The defaults fine-tune on a small study in minutes on a CPU.
@@ -200,7 +206,7 @@ class _ClickTraining:
             **network_config,
             "task": "nodule_click",
             "patch_shape": list(config.sampling.patch_shape),
-            **{key: getattr(config.sampling, key) for key in ("spacing_mm", "fill", "finest_mm", "coarsest_mm")},
+            **{key: getattr(config.sampling, key) for key in PATCH_KEYS},
         }
         self._average = AveragedModel(self._network, avg_fn=_averaging(config.average_decay), use_buffers=True)
         self._trained = processes.shared_network(self._network, self._share, self._device)
@@ -431,7 +437,8 @@ def _start_network(start_from: Path | None, seed: int) -> tuple[nn.Module, dict[
     else:
         checkpoint = load_checkpoint(start_from)
         network = restore_network(checkpoint)
-        config = {key: checkpoint.config[key] for key in ("network", "network_options")}
+        kept = ("network", "network_options", FINE_TUNING_RATE)
+        config = {key: checkpoint.config[key] for key in kept if key in checkpoint.config}
     return network.to(memory_format=torch.channels_last_3d), config  # type: ignore[call-overload]  # torch's stubs lack it
 
 

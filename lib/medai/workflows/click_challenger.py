@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from medai.domain.click_case import ClickCase
 from medai.errors import CancelledByUserError
 from medai.inference.evaluate_click import evaluate_click_model
+from medai.networks.checkpoint import read_config
 from medai.networks.engine import load_engine
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
+from medai.training.click_trainer import (
+    FINE_TUNING_RATE,
+    PATCH_KEYS,
+    ClickTrainingConfig,
+    EpochReport,
+    TrainingResult,
+    train_click_network,
+)
 from medai.training.dataset import ClickDataset
 from medai.training.several_processes import train_in_processes
 from medai.workflows.click_regression import old_nodules
@@ -84,7 +93,7 @@ def train_click_challenger(
     result = trainer(
         dataset,
         # The epoch's length goes by the study's own nodules: a replay takes its share of them, not more time.
-        replace(training_config(len(chosen.training), config), replay_fraction=share),
+        replace(training_config(len(chosen.training), config, read_config(start_from)), replay_fraction=share),
         start_from=start_from,
         output_folder=output_folder,
         on_epoch=tell,
@@ -119,17 +128,31 @@ def with_replay(
     return replace(dataset, training=new, replay=balanced_replay(old, shown)), share
 
 
-def training_config(nodule_count: int, config: RetrainConfig) -> ClickTrainingConfig:
-    """An epoch is a pass over the training nodules, so that a small study trains in minutes and a large one longer."""
+def training_config(nodule_count: int, config: RetrainConfig, champion: Mapping[str, Any]) -> ClickTrainingConfig:
+    """How a challenger is trained.
+
+    An epoch is a pass over the training nodules, so that a small study trains in minutes and a large one longer. The
+    patches are those that the champion was trained on and is asked with: shape, spacing, how large a nodule appears.
+
+    Args:
+        nodule_count: nodules that train.
+        config: epochs, device, seed.
+        champion: what the champion's file says of it; the packaged network and a study's own may differ.
+    """
     defaults = ClickTrainingConfig()
     iterations = max(LEAST_ITERATIONS, math.ceil(nodule_count / defaults.batch_size))
+    patches: dict[str, Any] = {key: float(champion[key]) for key in PATCH_KEYS if key in champion}
+    if "patch_shape" in champion:
+        patches["patch_shape"] = tuple(int(side) for side in champion["patch_shape"])
     return replace(
         defaults,
         epochs=config.epochs,
         iterations_per_epoch=iterations,
+        learning_rate=float(champion.get(FINE_TUNING_RATE, defaults.learning_rate)),
         warmup_iterations=max(1, min(defaults.warmup_iterations, config.epochs * iterations // WARMUP_SHARE)),
         device=config.device,
         seed=config.seed,
+        sampling=replace(defaults.sampling, **patches),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.geometry import VolumeGeometry
+from medai.training.click_trainer import ClickTrainingConfig
 from medai.workflows.click_challenger import choosing_dataset, training_config
 from medai.workflows.retrain import RetrainConfig
 
@@ -59,9 +60,22 @@ def test_who_chooses_does_not_depend_on_the_order_of_the_labels():
 
 
 def test_an_epoch_is_a_pass_over_the_nodules():
-    small = training_config(3, RetrainConfig(epochs=4, seed=7, device="cpu"))
-    large = training_config(101, RetrainConfig(epochs=4))
+    small = training_config(3, RetrainConfig(epochs=4, seed=7, device="cpu"), {})
+    large = training_config(101, RetrainConfig(epochs=4), {})
     assert (small.iterations_per_epoch, small.epochs, small.seed, small.device) == (3, 4, 7, "cpu")
     assert large.iterations_per_epoch * large.batch_size >= 101
     assert small.warmup_iterations == 1
     assert large.warmup_iterations <= 4 * large.iterations_per_epoch // 8
+
+
+def test_a_challenger_sees_patches_as_its_champion_does():
+    champion = {"patch_shape": [24, 32, 40], "spacing_mm": 1.2, "finest_mm": 0.6, "coarsest_mm": 2.4, "fill": 0.5}
+    sampling = training_config(9, RetrainConfig(epochs=4), champion).sampling
+    assert sampling.patch_shape == (24, 32, 40)
+    assert (sampling.spacing_mm, sampling.finest_mm, sampling.coarsest_mm, sampling.fill) == (1.2, 0.6, 2.4, 0.5)
+
+
+def test_a_network_may_say_how_fast_it_is_retrained():
+    plain = training_config(9, RetrainConfig(epochs=4), {})
+    assert training_config(9, RetrainConfig(epochs=4), {"fine_tuning_rate": 2e-3}).learning_rate == 2e-3
+    assert plain.learning_rate == ClickTrainingConfig().learning_rate
