@@ -10,8 +10,8 @@ What was chosen, and why:
   on patches of 24³ voxels: the simulation is about what is published, not about how good a network can be, and a
   training then takes a minute. It is retrained with larger steps than the packaged one (``RETRAINING_RATE``): with the
   same 5e-4, seventeen true outlines gained 0.005 ± 0.011, with 1.5e-3 they gained 0.023.
-- *Start.* 240 batches on sixteen patients and the replay's phantoms; with sixty on six it was so weak (Dice 0.50) that no
-  label could spoil it. The packaged starter has seen these patients, and from a network that outlines as well as a
+- *Start.* 240 batches on sixteen patients and the replay's phantoms; with sixty on six it was so weak (Dice 0.50) that
+  no label could spoil it. The packaged starter has seen these patients, and from a network that outlines as well as a
   reader there is no way up to be shown.
 - *Replay* shows these same sixteen patients and phantoms, so that what is gained comes from annotators' labels.
 - *Patients.* 240 to score on, the same for all seeds; 40 for the old cases of the gate; ten new ones a round.
