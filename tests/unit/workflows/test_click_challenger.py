@@ -7,7 +7,7 @@ from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.geometry import VolumeGeometry
 from medai.training.click_trainer import ClickTrainingConfig
-from medai.workflows.click_challenger import choosing_dataset, training_config
+from medai.workflows.click_challenger import CHOOSERS, choosing_dataset, kept_epoch, training_config
 from medai.workflows.retrain import RetrainConfig
 
 GEOMETRY = VolumeGeometry(shape_ijk=(10, 11, 12), affine_ijk_to_ras_mm=np.diag([-0.7, 0.8, 2.0, 1.0]))
@@ -79,3 +79,9 @@ def test_a_network_may_say_how_fast_it_is_retrained():
     plain = training_config(9, RetrainConfig(epochs=4), {})
     assert training_config(9, RetrainConfig(epochs=4), {"fine_tuning_rate": 2e-3}).learning_rate == 2e-3
     assert plain.learning_rate == ClickTrainingConfig().learning_rate
+
+
+def test_an_epoch_is_chosen_where_there_are_patients_to_choose_by():
+    assert kept_epoch(choosing_dataset(nodules(3))) == "last"
+    assert kept_epoch(choosing_dataset(nodules(5 * CHOOSERS - 1))) == "last"
+    assert kept_epoch(choosing_dataset(nodules(5 * CHOOSERS))) == "best"
