@@ -41,8 +41,8 @@ FEW_PATIENTS = 5
 
 CHOOSERS = 20
 """From this many such patients on they do choose; with fewer the last epoch is taken, whose steps are small and whose
-weights are averaged. The best of twenty epochs on three nodules is luck, and the champion has had that luck already: the
-same patients chose it, so that three trainings in four ended where they began."""
+weights are averaged. The best of twenty epochs on three nodules is luck, and the champion has had that luck already:
+the same patients chose it, so that three trainings in four ended where they began."""
 
 LIGHT = 0.5
 """Nodules of so little weight do not choose: their annotator is doubted, or the outline is hardly where a nodule was

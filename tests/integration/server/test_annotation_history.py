@@ -136,7 +136,19 @@ def test_a_label_in_air_is_quarantined_after_the_reply(tmp_path):
         assert "air" in found["quarantine_reason"]
 
 
+def test_a_label_that_does_not_stand_out_is_quarantined_after_the_reply(served, tmp_path):
+    submit(served, tmp_path, boxes(((13, 18), (14, 19), (14, 18))))
+    (found,) = listed(served)
+    assert "is no denser than what lies within 3 mm around it" in found["quarantine_reason"]
+
+
 def test_one_against_two_peers_is_quarantined_and_released(served, tmp_path):
+    # Something else that is dense: a label of nothing would be quarantined for that.
+    path = served.study / "case.axial.nii.gz"
+    scan = nib.load(path)
+    image_hu = np.asarray(scan.dataobj).copy()
+    image_hu[14:18, 14:18, 14:18] = 30
+    nib.save(nib.Nifti1Image(image_hu, scan.affine, scan.header), path)
     for client in ("ann", "bob"):
         submit(served, tmp_path, boxes(NODULE), client_id=client)
         served.app.annotations.wait()
