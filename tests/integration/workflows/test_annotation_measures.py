@@ -12,7 +12,7 @@ from medai.volume_io.writers import write_label_map, write_volume
 from medai.workflows.annotation_measures import AnnotationMeasurer
 
 GEOMETRY = VolumeGeometry(shape_ijk=(30, 31, 20), affine_ijk_to_ras_mm=np.diag([-0.8, -0.9, 1.5, 1.0]))
-RIGHT, WRONG = (4, 5, 6), (20, 20, 10)
+RIGHT, WRONG, NOWHERE = (4, 5, 6), (20, 20, 10), (20, 4, 10)
 
 
 class PlainScans:
@@ -23,21 +23,26 @@ class PlainScans:
         return None
 
 
+def _cube(start):
+    return tuple(slice(n, n + 7) for n in start)
+
+
 @pytest.fixture
 def measured(tmp_path):
     """Submits labels of one case and measures each; gives the reasons for quarantine by annotator."""
     folder = tmp_path / "study"
     folder.mkdir()
-    write_volume(
-        Volume(geometry=GEOMETRY, image_hu=np.full(GEOMETRY.shape_ijk, -700, np.int16)), folder / "case.nii.gz"
-    )
+    image_hu = np.full(GEOMETRY.shape_ijk, -700, np.int16)
+    for start in (RIGHT, WRONG):
+        image_hu[_cube(start)] = 20
+    write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / "case.nii.gz")
     study, log = StudyStore(folder), AnnotationLog(folder)
     measurer = AnnotationMeasurer(log, study, PlainScans())
 
     def submit(*labels):
         for annotator, start in labels:
             voxels = np.zeros(GEOMETRY.shape_ijk, dtype=np.uint8)
-            voxels[tuple(slice(n, n + 7) for n in start)] = 1
+            voxels[_cube(start)] = 1
             write_label_map(
                 LabelMap(geometry=GEOMETRY, labels=voxels, segments=(Segment(value=1, name="nodule"),)),
                 tmp_path / "label.nii.gz",
@@ -70,3 +75,7 @@ def test_what_somebody_has_released_is_not_quarantined_again_by_a_later_label(me
 
 def test_of_two_that_disagree_neither_is_quarantined(measured):
     assert set(measured(("ann", RIGHT), ("mal", WRONG)).values()) == {""}
+
+
+def test_a_label_of_nothing_needs_no_peers_to_be_quarantined(measured):
+    assert "no denser than what lies within 3 mm around it" in measured(("mal", NOWHERE))["mal"]
