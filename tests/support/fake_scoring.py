@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.support.case_work import TracedWork
 from tests.support.score_factory import candidate, case_score
@@ -38,8 +39,8 @@ def main() -> None:
 
     work = TracedWork(folder=Path(sys.argv[1]), seconds=float(sys.argv[2]), together=int(sys.argv[3]))
     sys.argv = ["medai", *sys.argv[4:]]
-    score_pool.MakeScorer = lambda **_: MakeFakeScorer(work)  # type: ignore[assignment,misc]  # a function in a class's place: both make a scorer
-    medai()
+    with patch.object(score_pool, "MakeScorer", lambda **_: MakeFakeScorer(work)):
+        medai()
 
 
 if __name__ == "__main__":

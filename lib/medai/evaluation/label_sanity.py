@@ -46,7 +46,8 @@ AIR_HU = -900.0
 """Healthy lung is about -850; the faintest ground-glass nodule is above -800."""
 
 MOST_OUTSIDE = 0.5
-"""Of honest outlines 21 % at most are below ``AIR_HU``, and one in a hundred has more than 6 %."""
+"""Share of a label that is air, outside the body, or no denser than its surroundings. Of honest outlines 21 % at most
+are below ``AIR_HU``, and one in a hundred has more than 6 %."""
 
 LEAST_AGREEMENT = 0.2
 """Dice to the other label that it agrees with best. Honest readers: median 0.82, one in a hundred below 0.54, one in a
@@ -68,10 +69,9 @@ def shape_problem(label_map: LabelMap) -> str:
     Returns:
         The reason in words, "" where there is none.
     """
-    box = IndexBox.of_mask(label_map.labels)
+    box, mask = _labelled(label_map)
     if box is None:
         return ""
-    mask = label_map.labels[box.slices] != 0
     volume_ml = np.count_nonzero(mask) * label_map.geometry.voxel_volume_mm3 / 1000.0
     if volume_ml > LARGEST_ML:
         return f"it holds {volume_ml:.0f} ml, more than nodules can (the bound is {LARGEST_ML:.0f} ml)"
@@ -97,11 +97,10 @@ def air_problem(label_map: LabelMap, volume: Volume) -> str:
     Returns:
         The reason in words, "" where there is none.
     """
-    box = IndexBox.of_mask(label_map.labels)
+    box, mask = _labelled(label_map)
     if box is None:
         return ""
-    mask = label_map.labels[box.slices] != 0
-    in_air = float(np.mean(volume.image_hu[box.slices][mask] < AIR_HU))
+    in_air = float(np.mean(np.less(volume.image_hu[box.slices][mask], AIR_HU)))
     if in_air > MOST_OUTSIDE:
         return f"{in_air:.0%} of it is air (below {AIR_HU:.0f} HU), where no nodule can be"
     return ""
@@ -120,21 +119,29 @@ def contrast_problem(label_map: LabelMap, volume: Volume) -> str:
     Returns:
         The reason in words, "" where there is none.
     """
-    box = IndexBox.of_mask(label_map.labels)
+    box, _ = _labelled(label_map)
     if box is None:
         return ""
-    numbered, _ = ndimage.label(label_map.labels[box.slices] != 0, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(numbered.ravel())[1:]
-    largest = np.argsort(-sizes)[:PARTS_LOOKED_AT]
-    places = ndimage.find_objects(numbered)
+    spacing_mm = label_map.geometry.spacing_mm
+    margin = [int(np.ceil(AROUND_MM / side)) for side in spacing_mm]
+    region = box.expand(margin).clip(label_map.geometry.shape_ijk)
+    image_hu = volume.image_hu[region.slices]
+    numbered, _ = ndimage.label(label_map.labels[region.slices] != 0, structure=np.ones((3, 3, 3)))
+    sizes, places = np.bincount(numbered.ravel())[1:], ndimage.find_objects(numbered)
     compared, flat, contrasts_hu = 0, 0, list[float]()
-    for number in largest:
-        contrast_hu = _contrast_hu(label_map, volume, numbered[places[number]] == number + 1, places[number], box)
-        if contrast_hu is None:
+    for place in np.argsort(-sizes)[:PARTS_LOOKED_AT]:
+        i, j, k = places[place]
+        part = IndexBox(start_ijk=(i.start, j.start, k.start), stop_ijk=(i.stop, j.stop, k.stop))
+        here = part.expand(margin).clip(numbered.shape).slices
+        own = numbered[here] == place + 1
+        near = ndimage.distance_transform_edt(~own, sampling=list(spacing_mm)) <= AROUND_MM
+        around_hu = image_hu[here][near & (numbered[here] == 0)]
+        if not around_hu.size:
             continue
-        compared += int(sizes[number])
+        contrast_hu = float(np.median(image_hu[here][own]) - np.median(around_hu))
+        compared += int(sizes[place])
         if contrast_hu < LEAST_CONTRAST_HU:
-            flat += int(sizes[number])
+            flat += int(sizes[place])
             contrasts_hu.append(contrast_hu)
     if not compared or flat / compared <= MOST_OUTSIDE:
         return ""
@@ -154,11 +161,10 @@ def place_problem(label_map: LabelMap, volume: Volume) -> str:
     Returns:
         The reason in words, "" where there is none, and where the scan is too narrow to show where the body ends.
     """
-    box = IndexBox.of_mask(label_map.labels)
+    box, mask = _labelled(label_map)
     body = None if box is None else _coarse_body(volume)
     if box is None or body is None:
         return ""
-    mask = label_map.labels[box.slices] != 0
     inside, step = body
     index = [(axis + start) // side for axis, start, side in zip(np.nonzero(mask), box.start_ijk, step, strict=True)]
     outside = float(np.mean(~inside[tuple(index)]))
@@ -190,29 +196,20 @@ def agreement_problem(dice_to_peers: Sequence[float], dice_to_proposal: float | 
     )
 
 
+def _labelled(label_map: LabelMap) -> tuple[IndexBox | None, NDArray[np.bool_]]:
+    """The smallest box around everything labelled, None for an empty label, and what is labelled in it."""
+    box = IndexBox.of_mask(label_map.labels)
+    return box, (label_map.labels if box is None else label_map.labels[box.slices]) != 0
+
+
 def _share_together(mask: NDArray[np.bool_]) -> float:
     """Of the six neighbours of the mask's voxels, the share that is in the mask too, on average."""
-    pairs = sum(
-        np.count_nonzero(np.take(mask, range(1, side), axis) & np.take(mask, range(side - 1), axis))
-        for axis, side in enumerate(mask.shape)
+    pairs = (
+        np.count_nonzero(mask[1:] & mask[:-1])
+        + np.count_nonzero(mask[:, 1:] & mask[:, :-1])
+        + np.count_nonzero(mask[:, :, 1:] & mask[:, :, :-1])
     )
     return 2 * pairs / (6 * max(1, np.count_nonzero(mask)))
-
-
-def _contrast_hu(
-    label_map: LabelMap, volume: Volume, own: NDArray[np.bool_], place: tuple[slice, ...], box: IndexBox
-) -> float | None:
-    """By how much the median of a part lies above that of its surroundings; None where nothing lies around it."""
-    spacing_mm = label_map.geometry.spacing_mm
-    i, j, k = (side.start + start for side, start in zip(place, box.start_ijk, strict=True))
-    inside = IndexBox(start_ijk=(i, j, k), stop_ijk=(i + own.shape[0], j + own.shape[1], k + own.shape[2]))
-    wide = inside.expand([int(np.ceil(AROUND_MM / side)) for side in spacing_mm]).clip(label_map.geometry.shape_ijk)
-    here = np.zeros(wide.shape_ijk, dtype=bool)
-    here[tuple(slice(a - b, a - b + n) for a, b, n in zip((i, j, k), wide.start_ijk, own.shape, strict=True))] = own
-    near = ndimage.distance_transform_edt(~here, sampling=list(spacing_mm)) <= AROUND_MM
-    image_hu = volume.image_hu[wide.slices]
-    around = image_hu[near & (label_map.labels[wide.slices] == 0)]
-    return float(np.median(image_hu[here]) - np.median(around)) if around.size else None
 
 
 def _coarse_body(volume: Volume) -> tuple[NDArray[np.bool_], tuple[int, ...]] | None:

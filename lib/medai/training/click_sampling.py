@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,9 @@ from medai.domain.click_case import ClickCase
 from medai.errors import InputError
 from medai.evaluation.simulated_clicks import first_click
 from medai.geometry import IndexBox
+
+_DESCRIBED = ("spacing_mm", "fill", "finest_mm", "coarsest_mm")
+"""What a network's file says of its patches, beside their shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,17 @@ class SamplingConfig:
     gain: float = 0.03
     sharpness_fraction: float = 0.2
     rotation: bool = True
+
+    def described(self) -> dict[str, Any]:
+        """What a network's file says of its patches, so that inference and later trainings see the same."""
+        return {"patch_shape": list(self.patch_shape), **{key: getattr(self, key) for key in _DESCRIBED}}
+
+    def as_described(self, described: Mapping[str, Any]) -> SamplingConfig:
+        """With what a network's file says of its patches; what it does not say stays."""
+        found: dict[str, Any] = {key: float(described[key]) for key in _DESCRIBED if key in described}
+        if "patch_shape" in described:
+            found["patch_shape"] = tuple(int(side) for side in described["patch_shape"])
+        return replace(self, **found)
 
     def unvaried(self) -> SamplingConfig:
         """The same patches as a good second look after an annotator's careful click gives them: for validation."""

@@ -38,8 +38,6 @@ NETWORK = {
 """What is trained where there are no weights to start from."""
 
 
-PATCH_KEYS = ("spacing_mm", "fill", "finest_mm", "coarsest_mm")
-"""What a network's file says of its patches, beside their shape: of ``SamplingConfig`` as well as of inference."""
 FINE_TUNING_RATE = "fine_tuning_rate"
 """In a network's file: the learning rate it is retrained with, where that is not ``ClickTrainingConfig``'s own."""
 
@@ -205,8 +203,7 @@ class _ClickTraining:
         self._checkpoint_config = {
             **network_config,
             "task": "nodule_click",
-            "patch_shape": list(config.sampling.patch_shape),
-            **{key: getattr(config.sampling, key) for key in PATCH_KEYS},
+            **config.sampling.described(),
         }
         self._average = AveragedModel(self._network, avg_fn=_averaging(config.average_decay), use_buffers=True)
         self._trained = processes.shared_network(self._network, self._share, self._device)

@@ -17,7 +17,6 @@ from medai.networks.checkpoint import read_config
 from medai.networks.engine import load_engine
 from medai.training.click_trainer import (
     FINE_TUNING_RATE,
-    PATCH_KEYS,
     ClickTrainingConfig,
     EpochReport,
     TrainingResult,
@@ -150,9 +149,6 @@ def training_config(nodule_count: int, config: RetrainConfig, champion: Mapping[
     """
     defaults = ClickTrainingConfig()
     iterations = max(LEAST_ITERATIONS, math.ceil(nodule_count / defaults.batch_size))
-    patches: dict[str, Any] = {key: float(champion[key]) for key in PATCH_KEYS if key in champion}
-    if "patch_shape" in champion:
-        patches["patch_shape"] = tuple(int(side) for side in champion["patch_shape"])
     return replace(
         defaults,
         epochs=config.epochs,
@@ -161,7 +157,7 @@ def training_config(nodule_count: int, config: RetrainConfig, champion: Mapping[
         warmup_iterations=max(1, min(defaults.warmup_iterations, config.epochs * iterations // WARMUP_SHARE)),
         device=config.device,
         seed=config.seed,
-        sampling=replace(defaults.sampling, **patches),
+        sampling=defaults.sampling.as_described(champion),
     )
 
 

@@ -29,17 +29,13 @@ from medai.geometry import IndexBox
 from medai.inference.click import NO_NODULE, ClickSegmenter
 from medai.inference.evaluate_click import case_generator, evaluate_click_model
 from medai.preprocessing.patches import PatchGrid
-from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import BEST_NAME, STATE_NAME, ClickTrainingConfig, train_click_network
 from medai.training.dataset import ClickDataset
 from medai.workflows.learning_pool import LearningNodule, read_learning_pool
 from medai.workflows.simulated_learning import PoolCase
+from medai.workflows.small_click_network import SMALL_NETWORK, SMALL_PATCHES, random_network
 
-SMALL_NETWORK = {
-    "network": "residual_unet",
-    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [8, 16, 32], "blocks": [1, 1, 1]},
-}
-PATCHES = SamplingConfig(patch_shape=(24, 24, 24), spacing_mm=1.2, finest_mm=0.67, enlarged_fraction=0.0)
+PATCHES = replace(SMALL_PATCHES, enlarged_fraction=0.0)
 MOST_JUDGED = 60
 """Held-back nodules that each round's model is judged on."""
 JUDGE_SEED, LOOK_SEED = 7, 11
@@ -124,7 +120,11 @@ class SegmentationLearning:
             seed=seed,
             sampling=PATCHES,
         )
-        start = before / _WEIGHTS if before else _random_network(folder / "start.safetensors", seed)
+        start = (
+            before / _WEIGHTS
+            if before
+            else random_network(folder / "start.safetensors", SMALL_NETWORK, PATCHES, seed=seed)
+        )
         # A training validates; nothing is chosen by it here, so that any nodule will do.
         watched = (replace(cases[0], patient_id=f"{cases[0].patient_id} watched"),)
         dataset = ClickDataset(training=cases, validation=watched)
@@ -251,19 +251,3 @@ def _embedding(case: ClickCase, mask: NDArray[np.bool_], click: tuple[int, int, 
 def _middle_of(case: ClickCase) -> tuple[int, int, int]:
     """Where a nodule is deepest."""
     return placed_click(case, ClickPlace.INNERMOST, np.random.default_rng(0))
-
-
-def _random_network(path: Path, seed: int) -> Path:
-    """The small network with random weights."""
-    import torch
-
-    from medai.networks.checkpoint import save_checkpoint
-    from medai.networks.factory import build_network, network_tensors
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build_network(SMALL_NETWORK)
-    config = {**SMALL_NETWORK, "task": "nodule_click", "patch_shape": list(PATCHES.patch_shape)}
-    config |= {key: getattr(PATCHES, key) for key in ("spacing_mm", "fill", "finest_mm", "coarsest_mm")}
-    save_checkpoint(path, network_tensors(network), config)
-    return path

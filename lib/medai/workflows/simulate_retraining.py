@@ -27,19 +27,17 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from medai.errors import InputError, StorageError
 from medai.evaluation.promotion import PromotionRules
 from medai.store.atomic import plain_json, write_json
-from medai.training.click_sampling import SamplingConfig
 from medai.workflows.families import CLICK_TASK
 from medai.workflows.simulated_patients import (
     PatientCounts,
@@ -53,12 +51,9 @@ from medai.workflows.simulated_patients import (
 from medai.workflows.simulated_session import SessionCases, SessionConfig, play_session, read_progress, read_rounds
 from medai.workflows.simulation_report import SimulationReport, summarise
 from medai.workflows.simulation_results import ArmResult
+from medai.workflows.small_click_network import SMALL_NETWORK, SMALL_PATCHES, random_network
 
-WEAK_NETWORK: Mapping[str, Any] = {
-    "network": "residual_unet",
-    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [8, 16, 32], "blocks": [1, 1, 1]},
-}
-START_PATCHES = SamplingConfig(patch_shape=(24, 24, 24), spacing_mm=1.2, finest_mm=0.67)
+WEAK_NETWORK = SMALL_NETWORK
 START_EPOCHS, START_ITERATIONS = 8, 30
 START_RATE, RETRAINING_RATE = 4e-3, 1.5e-3
 """A network with so few weights takes larger steps than the packaged one."""
@@ -170,13 +165,8 @@ def make_start(job: _Job) -> None:
     if (target / "card.json").is_file():
         return
     with _process_of(job) as should_stop:
-        import torch
-
-        from medai.networks.checkpoint import save_checkpoint
-        from medai.networks.factory import build_network, network_tensors
         from medai.training.click_trainer import (
             FINE_TUNING_RATE,
-            PATCH_KEYS,
             ClickTrainingConfig,
             train_click_network,
         )
@@ -191,24 +181,20 @@ def make_start(job: _Job) -> None:
             keep="last",
             seed=job.seed,
             device=job.config.device,
-            sampling=START_PATCHES,
+            sampling=SMALL_PATCHES,
         )
-        with torch.random.fork_rng():
-            torch.manual_seed(job.seed)
-            tensors = network_tensors(build_network(WEAK_NETWORK))
-        described = {
-            **WEAK_NETWORK,
-            "task": CLICK_TASK,
-            "patch_shape": list(START_PATCHES.patch_shape),
-            **{name: getattr(START_PATCHES, name) for name in PATCH_KEYS},
-            FINE_TUNING_RATE: RETRAINING_RATE,
-        }
         work = target.with_name("work")
-        save_checkpoint(work / "random.safetensors", tensors, described)
+        start = random_network(
+            work / "random.safetensors",
+            WEAK_NETWORK,
+            SMALL_PATCHES,
+            seed=job.seed,
+            described={FINE_TUNING_RATE: RETRAINING_RATE},
+        )
         trained = train_click_network(
             choosing_dataset(starter_recipe(job.out, should_stop)),
             training,
-            start_from=work / "random.safetensors",
+            start_from=start,
             output_folder=work,
             should_stop=should_stop,
         )
