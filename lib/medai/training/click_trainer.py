@@ -30,6 +30,8 @@ _logger = logging.getLogger(__name__)
 
 BEST_NAME = "best.safetensors"
 STATE_NAME = "training_state.pt"
+SETTLING_BATCHES = 200
+"""That measure the batch norms of averaged weights."""
 
 NETWORK = {
     "network": "residual_unet",
@@ -51,6 +53,8 @@ class ClickTrainingConfig:
         second_cycle_epochs: further rounds, in which the learning rate falls once more: a second descent finds better
             weights than a first one of the same length goes on to.
         second_cycle_rate: where the learning rate starts from then, over ``learning_rate``.
+        second_cycles: how often the second descent is made from the first one's end, with a seed each; their weights
+            are averaged (``train_click_cycles``).
         iterations_per_epoch: batches a round; each is one to four optimiser steps.
         batch_size: patches.
         learning_rate: at its highest, after the warm-up; a cosine brings it down to a hundredth.
@@ -70,6 +74,7 @@ class ClickTrainingConfig:
     epochs: int = 6
     second_cycle_epochs: int = 0
     second_cycle_rate: float = 0.5
+    second_cycles: int = 1
     iterations_per_epoch: int = 25
     batch_size: int = 4
     learning_rate: float = 5e-4
@@ -85,7 +90,7 @@ class ClickTrainingConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "batch_size", "members"):
+        for name in ("epochs", "iterations_per_epoch", "batch_size", "members", "second_cycles"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, it is {getattr(self, name)}.")
         if not self.learning_rate > 0:
@@ -212,7 +217,7 @@ class _ClickTraining:
         )
         self._optimiser.register_step_pre_hook(_drop_broken_gradients)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, rate_factor(config))
-        self._evaluator = self._make_evaluator(dataset)
+        self._evaluator = _make_evaluator(self._average.module, dataset, config, self._device)
         self._trainer = self._make_trainer(dataset)
         self._fine_tuned = start_from is not None
         self._reports: list[EpochReport] = []
@@ -287,36 +292,6 @@ class _ClickTraining:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
         return trainer
-
-    def _make_evaluator(self, dataset: ClickDataset) -> SupervisedEvaluator:
-        """MONAI's evaluator over the validation cases' patches."""
-        from monai.engines import SupervisedEvaluator
-        from monai.handlers import MeanDice
-        from monai.transforms import AsDiscreted, Compose
-
-        from medai.training import click_batches
-
-        loader = click_batches.validation_loader(
-            dataset.validation, self._config.sampling, seed=self._config.seed, batch_size=self._config.batch_size
-        )
-        return SupervisedEvaluator(
-            device=self._device,
-            val_data_loader=loader,
-            network=self._average.module,
-            inferer=_inferer(self._device),
-            # Logits, so that 0 is a probability of one half.
-            postprocessing=Compose([AsDiscreted(keys="pred", threshold=0.0)]),
-            key_val_metric={
-                "dice": MeanDice(
-                    output_transform=lambda output: (
-                        [item["pred"][:1] for item in output],
-                        [(item["label"][:1] >= 0.5).float() for item in output],
-                    ),
-                    save_details=False,
-                )
-            },
-            amp=self._device.type == "cuda",
-        )
 
     def _after_iteration(self) -> None:
         """Average the weights, report, and stop where asked or where the loss is lost."""
@@ -407,6 +382,79 @@ class _ClickTraining:
         self._best_epoch = state["best_epoch"]
         self._trainer.state.epoch = self._reports[-1].epoch
         self._trainer.state.iteration = self._reports[-1].epoch * self._config.iterations_per_epoch
+
+
+def patch_dice(checkpoint_path: Path, dataset: ClickDataset, config: ClickTrainingConfig) -> float:
+    """Mean Dice over the validation cases, first click, on patches: what a training tells after each epoch.
+
+    Args:
+        checkpoint_path: the network.
+        dataset: has the validation cases.
+        config: how patches are drawn, and the device.
+    """
+    from medai.networks.checkpoint import load_checkpoint
+    from medai.networks.factory import restore_network
+
+    device = _device(config.device)
+    evaluator = _make_evaluator(restore_network(load_checkpoint(checkpoint_path)).to(device), dataset, config, device)
+    evaluator.run()
+    return float(evaluator.state.metrics["dice"])
+
+
+def settle_batch_norms(network: nn.Module, dataset: ClickDataset, config: ClickTrainingConfig) -> None:
+    """Measure the batch norms' statistics anew on training patches, as averaged weights need it.
+
+    Args:
+        network: its statistics are replaced; on the CPU, before and after.
+        dataset: patches are drawn from it as in an epoch of a training.
+        config: how they are drawn.
+    """
+    from torch.optim.swa_utils import update_bn
+
+    from medai.training import click_batches
+
+    transform = click_batches.DrawClickPatch(config.sampling, batch_size=config.batch_size)
+    cases, weights = _weighted(dataset, config.replay_fraction)
+    draws = SETTLING_BATCHES * config.batch_size
+    loader, generator = click_batches.training_loader(
+        cases, weights, transform, draws=draws, batch_size=config.batch_size
+    )
+    generator.manual_seed(config.seed)
+    transform.begin_epoch(config.seed)
+    update_bn((batch["image"] for batch in loader), network)  # type: ignore[arg-type]  # any iterable does
+
+
+def _make_evaluator(
+    network: nn.Module, dataset: ClickDataset, config: ClickTrainingConfig, device: torch.device
+) -> SupervisedEvaluator:
+    """MONAI's evaluator over the validation cases' patches."""
+    from monai.engines import SupervisedEvaluator
+    from monai.handlers import MeanDice
+    from monai.transforms import AsDiscreted, Compose
+
+    from medai.training import click_batches
+
+    loader = click_batches.validation_loader(
+        dataset.validation, config.sampling, seed=config.seed, batch_size=config.batch_size
+    )
+    return SupervisedEvaluator(
+        device=device,
+        val_data_loader=loader,
+        network=network,
+        inferer=_inferer(device),
+        # Logits, so that 0 is a probability of one half.
+        postprocessing=Compose([AsDiscreted(keys="pred", threshold=0.0)]),
+        key_val_metric={
+            "dice": MeanDice(
+                output_transform=lambda output: (
+                    [item["pred"][:1] for item in output],
+                    [(item["label"][:1] >= 0.5).float() for item in output],
+                ),
+                save_details=False,
+            )
+        },
+        amp=device.type == "cuda",
+    )
 
 
 def _device(name: str) -> torch.device:

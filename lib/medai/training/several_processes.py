@@ -47,29 +47,31 @@ def train_in_processes(
     on_iteration: Callable[[float], None] = lambda fraction: None,
     should_stop: Callable[[], bool] = lambda: False,
     resume: bool = False,
+    threads: int | None = None,
 ) -> TrainingResult:
-    """``train_click_network`` in several processes; the result is that of one, within rounding.
+    """``train_click_network`` in processes of their own; the result is that of one, within rounding.
 
     Args:
         dataset: training, validation and replay cases.
         config: how; the batch is shared evenly.
-        processes: 2 or more; one a GPU with CUDA.
+        processes: one a GPU with CUDA.
         start_from: weights to fine-tune; None starts from random ones.
         output_folder: takes ``best.safetensors``, the state to resume from and, below ``processes/``, the data set.
         on_epoch: called after each validation.
         on_iteration: called with the fraction that is done, 0–1.
         should_stop: asked a few times a second.
         resume: go on from the state in ``output_folder`` where there is one.
+        threads: of each process; by default the cores are shared evenly.
 
     Raises:
         InputError: the batch cannot be shared, or what ``train_click_network`` refuses.
         ModelError: a worker failed; its last words are in the message, all of them in ``processes/workers.log``.
         CancelledByUserError: stopped before the first validation.
     """
-    if processes < 2 or config.batch_size % processes:
+    if processes < 1 or config.batch_size % processes:
         raise InputError(
-            f"A batch of {config.batch_size} cannot be shared by {processes} processes: choose a number of 2 or more "
-            "that divides it."
+            f"A batch of {config.batch_size} cannot be shared by {processes} processes: choose a number that divides "
+            "it."
         )
     folder = output_folder / "processes"
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,7 @@ def train_in_processes(
         "started_by": os.getpid(),
     }
     _write(folder / JOB_FILE, job)
-    was_asked, failure = _run(folder, processes, on_epoch, on_iteration, should_stop)
+    was_asked, failure = _run(folder, processes, threads, on_epoch, on_iteration, should_stop)
     try:
         outcome = json.loads((folder / RESULT_FILE).read_bytes())
     except (FileNotFoundError, ValueError):
@@ -139,6 +141,7 @@ def plain_report(report: EpochReport) -> dict[str, Any]:
 def _run(
     folder: Path,
     processes: int,
+    threads: int | None,
     on_epoch: Callable[[EpochReport], None],
     on_iteration: Callable[[float], None],
     should_stop: Callable[[], bool],
@@ -148,8 +151,8 @@ def _run(
     Returns:
         Whether they were asked to stop, and their last words where they failed.
     """
-    cores = len(os.sched_getaffinity(0))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // processes)), "PYTHONUNBUFFERED": "1"}
+    threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*torchrun, "-m", "medai.training.process_worker", str(folder / JOB_FILE)]
     told = _Told(folder / TOLD_FILE, on_epoch, on_iteration)

@@ -17,12 +17,12 @@ import numpy as np
 from medai.domain import LabelMap, NoduleKind, Segment
 from medai.domain.click_case import ClickCase
 from medai.phantom import Kernel, PhantomConfig, make_phantom
+from medai.training.click_cycles import train_click_cycles
 from medai.training.click_ensemble import train_click_ensemble
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult, train_click_network
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
 from medai.training.reader_masks import contour_database, with_readers, with_union
-from medai.training.several_processes import train_in_processes
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
     second_cycle_epochs=36,
+    second_cycles=2,
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""
@@ -82,7 +83,7 @@ def train_starter_click(
         output_folder=output_folder,
         on_epoch=on_epoch,
         resume=resume,
-        trainer=partial(train_in_processes, processes=processes) if processes > 1 else train_click_network,
+        trainer=partial(train_click_cycles, processes=processes),
     )
 
 

@@ -1,0 +1,221 @@
+"""Train a click network in cycles of the learning rate: one first descent, then several second ones from its end.
+
+The second descents differ by their seed alone and their weights are averaged (a "model soup", Wortsman et al., ICML
+2022): much of what an ensemble gains, for the price of one network wherever it is asked. They can be trained side by
+side, each in a process of its own. A descent that has finished is not trained again when the training goes on after an
+interruption.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medai.errors import ModelError
+from medai.training.click_trainer import (
+    BEST_NAME,
+    ClickTrainingConfig,
+    EpochReport,
+    TrainingResult,
+    patch_dice,
+    settle_batch_norms,
+    train_click_network,
+)
+from medai.training.dataset import ClickDataset
+from medai.training.several_processes import train_in_processes
+
+FIRST_FOLDER, SECOND_FOLDER = "first_cycle", "second_cycle_{number}"
+
+
+def train_click_cycles(
+    dataset: ClickDataset,
+    config: ClickTrainingConfig,
+    *,
+    start_from: Path | None,
+    output_folder: Path,
+    on_epoch: Callable[[EpochReport], None] = lambda report: None,
+    on_iteration: Callable[[float], None] = lambda fraction: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    resume: bool = False,
+    processes: int = 1,
+) -> TrainingResult:
+    """``train_click_network`` with ``config.second_cycles`` second descents.
+
+    Arguments and errors are those of ``train_click_network``. The patches' Dice of the result is that of the averaged
+    network.
+
+    Args:
+        dataset: training, validation and replay cases.
+        config: how.
+        start_from: weights to fine-tune; None starts from random ones.
+        output_folder: takes ``best.safetensors`` and a folder for each descent.
+        on_epoch: called after each validation; epochs are counted through all descents.
+        on_iteration: called with the fraction that is done, 0–1.
+        should_stop: asked a few times a second.
+        resume: go on from the states in ``output_folder``.
+        processes: that train together: they share the first descent's batches, and take a second descent each.
+    """
+    together = partial(train_in_processes, processes=processes) if processes > 1 else train_click_network
+    if config.second_cycles == 1 or not config.second_cycle_epochs:
+        return together(
+            dataset,
+            config,
+            start_from=start_from,
+            output_folder=output_folder,
+            on_epoch=on_epoch,
+            on_iteration=on_iteration,
+            should_stop=should_stop,
+            resume=resume,
+        )
+    parts = _parts(config)
+    told = _Told(parts, on_epoch, on_iteration)
+    first = together(
+        dataset,
+        parts[0],
+        start_from=start_from,
+        output_folder=output_folder / FIRST_FOLDER,
+        on_epoch=partial(told.epoch, 0),
+        on_iteration=partial(told.fraction, 0),
+        should_stop=should_stop,
+        resume=resume,
+    )
+    results = [first]
+    if not first.stopped:
+        failed = threading.Event()
+
+        def descend(number: int) -> TrainingResult:
+            try:
+                return _alone(processes, config.second_cycles)(
+                    dataset,
+                    parts[number],
+                    start_from=first.checkpoint_path,
+                    output_folder=output_folder / SECOND_FOLDER.format(number=number),
+                    on_epoch=partial(told.epoch, number),
+                    on_iteration=partial(told.fraction, number),
+                    should_stop=lambda: failed.is_set() or should_stop(),
+                    resume=resume,
+                )
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(processes) as pool:
+            results += pool.map(descend, range(1, len(parts)))
+    path = output_folder / BEST_NAME
+    average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, config)
+    return replace(
+        results[-1],
+        checkpoint_path=path,
+        best_dice=patch_dice(path, dataset, config),
+        best_epoch=config.epochs + config.second_cycle_epochs,
+        epochs=told.reports,
+        stopped=any(result.stopped for result in results),
+        seconds=told.seconds,
+    )
+
+
+def average_weights(
+    paths: Sequence[Path], averaged_path: Path, dataset: ClickDataset, config: ClickTrainingConfig
+) -> None:
+    """Write the network whose weights are the mean of several; its batch norms are measured anew.
+
+    Args:
+        paths: checkpoints of one start.
+        averaged_path: the checkpoint that is written.
+        dataset: its training patches settle the batch norms.
+        config: how they are drawn.
+
+    Raises:
+        ModelError: they are not of one kind.
+    """
+    from medai.networks.checkpoint import load_checkpoint, save_checkpoint
+    from medai.networks.factory import network_tensors, restore_network
+
+    checkpoints = [load_checkpoint(path) for path in paths]
+    first = checkpoints[0]
+    if any(checkpoint.config != first.config for checkpoint in checkpoints):
+        raise ModelError("Networks whose weights are averaged must have one configuration: train them alike.")
+    tensors = {name: _mean([checkpoint.tensors[name] for checkpoint in checkpoints]) for name in first.tensors}
+    network = restore_network(replace(first, tensors=tensors))
+    if len(checkpoints) > 1:
+        settle_batch_norms(network, dataset, config)
+    save_checkpoint(averaged_path, network_tensors(network), first.config)
+
+
+def _mean(tensors: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Of whole numbers, which count batches, the first."""
+    if not np.issubdtype(tensors[0].dtype, np.floating):
+        return tensors[0]
+    return np.mean(np.stack(tensors), axis=0, dtype=np.float64).astype(tensors[0].dtype)
+
+
+def _parts(config: ClickTrainingConfig) -> list[ClickTrainingConfig]:
+    """The first descent and the second ones, as trainings of their own."""
+    alone = replace(config, second_cycle_epochs=0, second_cycles=1)
+    second = replace(
+        alone, epochs=config.second_cycle_epochs, learning_rate=config.learning_rate * config.second_cycle_rate
+    )
+    return [alone, *(replace(second, seed=config.seed + n + 1) for n in range(config.second_cycles))]
+
+
+def _alone(processes: int, descents: int) -> Callable[..., TrainingResult]:
+    """What trains one second descent: this process where there is one, else a process beside the others'."""
+    if processes == 1:
+        return train_click_network
+    threads = max(1, len(os.sched_getaffinity(0)) // min(processes, descents))
+    return partial(train_in_processes, processes=1, threads=threads)
+
+
+class _Told:
+    """What the descents tell, as one training tells it."""
+
+    def __init__(
+        self,
+        parts: Sequence[ClickTrainingConfig],
+        on_epoch: Callable[[EpochReport], None],
+        on_iteration: Callable[[float], None],
+    ) -> None:
+        self._epochs = [part.total_epochs for part in parts]
+        self._on_epoch, self._on_iteration = on_epoch, on_iteration
+        self._reports: list[list[EpochReport]] = [[] for _ in parts]
+        self._fractions = [0.0 for _ in parts]
+        self._best = -1.0
+        self._lock = threading.Lock()
+
+    @property
+    def reports(self) -> tuple[EpochReport, ...]:
+        """Those passed on, descent by descent."""
+        return tuple(report for reports in self._reports for report in reports)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time: the first descent's and the longest of those side by side."""
+        lengths = [max((report.seconds for report in reports), default=0.0) for reports in self._reports]
+        return lengths[0] + max(lengths[1:])
+
+    def epoch(self, number: int, report: EpochReport) -> None:
+        """A descent has finished an epoch."""
+        with self._lock:
+            self._best = max(self._best, report.validation_dice)
+            before = sum(self._epochs[:number])
+            told = replace(
+                report, epoch=before + report.epoch, total_epochs=sum(self._epochs), best_dice=self._best
+            )
+            self._reports[number].append(told)
+            self._on_epoch(told)
+
+    def fraction(self, number: int, fraction: float) -> None:
+        """A descent is so far."""
+        with self._lock:
+            self._fractions[number] = fraction
+            done = sum(epochs * part for epochs, part in zip(self._epochs, self._fractions, strict=True))
+            self._on_iteration(done / sum(self._epochs))

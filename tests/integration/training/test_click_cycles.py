@@ -1,0 +1,200 @@
+"""Second descents start where the first one ended, differ by their seed, and become one network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medai.domain import Volume
+from medai.domain.click_case import ClickCase
+from medai.errors import CancelledByUserError, InputError, ModelError
+from medai.geometry import VolumeGeometry
+from medai.networks.checkpoint import load_checkpoint, save_checkpoint
+from medai.networks.engine import load_engine
+from medai.training import click_cycles, click_trainer
+from medai.training.click_cycles import average_weights, train_click_cycles
+from medai.training.click_sampling import SamplingConfig
+from medai.training.click_trainer import ClickTrainingConfig, patch_dice
+from medai.training.dataset import ClickDataset
+
+TINY = {
+    "network": "residual_unet",
+    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [4, 6], "blocks": [1, 1]},
+}
+CONFIG = ClickTrainingConfig(
+    epochs=2,
+    second_cycle_epochs=1,
+    second_cycles=2,
+    iterations_per_epoch=2,
+    batch_size=2,
+    average_decay=0.5,
+    keep="last",
+    device="cpu",
+    sampling=SamplingConfig(patch_shape=(16, 16, 16)),
+)
+
+
+def case(patient_id):
+    shape, spacing = (30, 31, 22), np.array([0.8, 0.8, 1.25])
+    mask = np.linalg.norm((np.moveaxis(np.indices(shape), 0, -1) - (15, 14, 11)) * spacing, axis=-1) < 5.0
+    geometry = VolumeGeometry(shape_ijk=shape, affine_ijk_to_ras_mm=np.diag([*spacing, 1.0]))
+    image_hu = np.where(mask, 30, -850).astype(np.int16)
+    return ClickCase(
+        case_id=patient_id, patient_id=patient_id, volume=Volume(geometry=geometry, image_hu=image_hu), mask=mask
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_network_and_few_patches():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(click_trainer, "NETWORK", TINY)
+        patch.setattr(click_trainer, "SETTLING_BATCHES", 3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return ClickDataset(training=(case("a"), case("b")), validation=(case("c"),))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cycles")
+    reports, fractions = [], []
+    result = train_click_cycles(
+        dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, on_iteration=fractions.append
+    )
+    return folder, result, reports, fractions
+
+
+def tensors(folder):
+    return load_checkpoint(folder / "best.safetensors").tensors
+
+
+def test_the_weights_are_the_mean_of_the_second_descents(trained):
+    folder, _, _, _ = trained
+    one, other, joined = (tensors(folder / name) for name in ("second_cycle_1", "second_cycle_2", "."))
+    weights = [name for name in joined if "running" not in name and "batches" not in name]
+    assert any(np.abs(one[name] - other[name]).max() > 0 for name in weights)
+    for name in weights:
+        np.testing.assert_allclose(joined[name], (one[name] + other[name]) / 2, atol=1e-3)
+
+
+def test_the_batch_norms_are_measured_anew_and_the_network_answers(trained, dataset, rng):
+    folder, result, _, _ = trained
+    one, other, joined = (tensors(folder / name) for name in ("second_cycle_1", "second_cycle_2", "."))
+    means = [name for name in joined if name.endswith("running_mean")]
+    assert any(np.abs(joined[name] - (one[name] + other[name]) / 2).max() > 1e-4 for name in means)
+    logits = load_engine(result.checkpoint_path, device="cpu").run(
+        rng.uniform(-1, 1, (2, 5, 16, 16, 16)).astype(np.float32)
+    )
+    assert np.isfinite(logits).all()
+    assert result.best_dice == patch_dice(result.checkpoint_path, dataset, CONFIG)
+
+
+def test_progress_runs_through_all_descents(trained):
+    _, result, reports, fractions = trained
+    # The first descent has two epochs; the second ones begin with the validation of what they start from.
+    assert [(report.epoch, report.total_epochs) for report in reports] == [
+        (1, 4),
+        (2, 4),
+        (2, 4),
+        (3, 4),
+        (3, 4),
+        (4, 4),
+    ]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert result.epochs == tuple(reports)
+    assert not result.stopped
+
+
+def test_descents_in_processes_of_their_own_give_the_same(trained, dataset, tmp_path):
+    folder, _, _, _ = trained
+    start = folder / "first_cycle" / "best.safetensors"
+    here, there = (
+        train_click_cycles(dataset, CONFIG, start_from=start, output_folder=tmp_path / name, processes=processes)
+        for name, processes in (("here", 1), ("there", 2))
+    )
+    before, after = tensors(tmp_path / "here"), tensors(tmp_path / "there")
+    for name in before:
+        np.testing.assert_allclose(before[name], after[name], atol=5e-3, err_msg=name)
+    assert here.best_dice == pytest.approx(there.best_dice, abs=0.02)
+    assert sorted(report.epoch for report in here.epochs) == sorted(report.epoch for report in there.epochs)
+
+
+def test_a_finished_descent_is_not_trained_again(trained, dataset):
+    folder, result, _, _ = trained
+    before = tensors(folder)
+    (folder / "second_cycle_2" / click_trainer.STATE_NAME).unlink()
+    reports = []
+    train_click_cycles(
+        dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, resume=True
+    )
+    assert {report.epoch for report in reports} == {3, 4}
+    for name, value in tensors(folder).items():
+        np.testing.assert_array_equal(value, before[name])
+    assert result.checkpoint_path.is_file()
+
+
+def test_one_second_descent_is_one_training(dataset, tmp_path):
+    config = replace(CONFIG, second_cycles=1)
+    train_click_cycles(dataset, config, start_from=None, output_folder=tmp_path / "cycles")
+    click_trainer.train_click_network(dataset, config, start_from=None, output_folder=tmp_path / "plain")
+    for name, value in tensors(tmp_path / "plain").items():
+        np.testing.assert_array_equal(value, tensors(tmp_path / "cycles")[name])
+
+
+def test_a_stop_in_the_first_descent_keeps_what_it_has(dataset, tmp_path):
+    reports = []
+    result = train_click_cycles(
+        dataset,
+        CONFIG,
+        start_from=None,
+        output_folder=tmp_path,
+        on_epoch=reports.append,
+        should_stop=lambda: bool(reports),
+    )
+    assert result.stopped
+    assert not (tmp_path / "second_cycle_1").exists()
+    for name, value in tensors(tmp_path / "first_cycle").items():
+        np.testing.assert_array_equal(value, tensors(tmp_path)[name])
+
+
+def test_a_stop_before_the_first_validation_leaves_nothing(dataset, tmp_path):
+    with pytest.raises(CancelledByUserError):
+        train_click_cycles(dataset, CONFIG, start_from=None, output_folder=tmp_path, should_stop=lambda: True)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
+def test_a_descent_that_fails_stops_the_others(dataset, tmp_path, monkeypatch):
+    real, stops = click_cycles.train_click_network, []
+
+    def failing(cases, config, **how):
+        if how["start_from"] is None:
+            return real(cases, config, **how)
+        if config.seed == CONFIG.seed + 1:
+            raise ModelError("diverged")
+        stops.append(how["should_stop"]())
+        return real(cases, config, **how)
+
+    monkeypatch.setattr(click_cycles, "train_click_network", failing)
+    with pytest.raises(ModelError, match="diverged"):
+        train_click_cycles(dataset, CONFIG, start_from=None, output_folder=tmp_path)
+    assert stops in ([], [True])
+
+
+def test_networks_of_different_kinds_are_refused(trained, dataset, tmp_path):
+    folder, _, _, _ = trained
+    one = load_checkpoint(folder / "second_cycle_1" / "best.safetensors")
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, one.tensors, {**one.config, "spacing_mm": 2.0})
+    with pytest.raises(ModelError, match="trained? alike|train them alike"):
+        average_weights(
+            [folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG
+        )
+
+
+def test_no_second_descent_at_all_is_refused():
+    with pytest.raises(InputError, match="second_cycles"):
+        replace(CONFIG, second_cycles=0)
