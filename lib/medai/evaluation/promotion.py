@@ -5,12 +5,14 @@ A retrained model is published only where patients that no training run has seen
 1. Its mean score (over patients; a nodule's Dice, or what its family measures) beats the champion's by more than
    ``margin``.
 2. With ``few_patients`` patients or more, a paired bootstrap over patients finds it worse in at most
-   ``largest_probability_worse`` of the draws: the gain is not one lucky patient.
+   ``largest_probability_worse`` of the draws: the gain is not one lucky patient. Below ``witnesses`` patients that
+   bootstrap sees little, and a gain of the held-back patients that it doubts counts all the same where the old cases
+   bear it out: held-back and old cases together are of ``witnesses`` patients or more and a bootstrap over all of them
+   finds the challenger worse in at most ``witnesses_doubt`` of the draws.
 3. With fewer patients a bootstrap says nothing (with one patient every draw is the same), so a stricter and simpler
    rule takes its place: no single held-back patient may lose more than ``few_patient_loss``. Single nodules may: with
-   two or three a patient, one of them turns for the worse in nearly every training that helps. Where held-back and old
-   cases together are of ``witnesses`` patients or more, those may speak for the challenger: a patient may lose more, up
-   to ``subgroup_limit``, where a bootstrap over all of them finds it worse in at most ``witnesses_doubt`` of the draws.
+   two or three a patient, one of them turns for the worse in nearly every training that helps. Where the old cases bear
+   the gain out as in rule 2, a patient may lose more, up to ``subgroup_limit``.
 4. With no held-back case there is no verdict but an error: a model that cannot be verified is not published.
 5. What was gained on the study is not paid for elsewhere. On the fixed old cases (``OldCases``) each subgroup counts by
    itself, by size and by texture: the challenger is refused where a subgroup of ``subgroup_patients`` patients or more
@@ -47,7 +49,9 @@ class PromotionRules:
         few_patients: from this many held-back patients on, the bootstrap decides.
         largest_probability_worse: 0–1, doubt that is still accepted.
         few_patient_loss: mean score that any single patient may lose where there are fewer patients.
-        witnesses: patients of held-back and old cases together from which on they can make up for such a loss.
+        witnesses: patients of held-back and old cases together from which on they can bear a doubtful gain out, as long
+            as there are fewer held-back ones.
+        witnesses_doubt: 0–1, doubt of held-back and old cases together that is still accepted then.
         subgroup_margin: mean score that a subgroup of the old cases may lose; below it two trainings of one network
             differ as much.
         subgroup_patients: from this many patients on, a subgroup's interval says something.
@@ -63,7 +67,7 @@ class PromotionRules:
     largest_probability_worse: float = 0.1
     few_patient_loss: float = 0.02
     witnesses: int = 20
-    witnesses_doubt: float = 0.05
+    witnesses_doubt: float = 0.1
     subgroup_margin: float = 0.02
     subgroup_patients: int = 5
     subgroup_limit: float = 0.15
@@ -365,6 +369,8 @@ def _decide(
     if figures.patient_count < rules.few_patients:
         return _decide_of_few(figures, together, rules, change)
     if figures.probability_worse > rules.largest_probability_worse:
+        if figures.patient_count < rules.witnesses and together is not None and _is_sure(together, rules):
+            return True, (f"Better: {change}; that alone may be chance, but {_borne_out(together)}.")
         return False, (
             f"Refused: the gain may be chance, {change}; a bootstrap over patients finds it worse in "
             f"{100 * figures.probability_worse:.0f} % of the draws, {100 * rules.largest_probability_worse:.0f} % are "
@@ -381,13 +387,19 @@ def _decide_of_few(
     if loss <= rules.few_patient_loss:
         return True, f"Better: {change}; no patient loses more than {rules.few_patient_loss:g}."
     if together is not None and loss <= rules.subgroup_limit and _is_sure(together, rules):
-        return True, (
-            f"Better: {change}; one patient loses {loss:.3f}, but with the old cases ({together.patient_count} "
-            f"patients together) the gain is sure: 90 % interval {together.low:+.3f} to {together.high:+.3f}."
-        )
+        return True, (f"Better: {change}; one patient loses {loss:.3f}, but {_borne_out(together)}.")
     return False, (
         f"Refused: better on average ({change}) but one patient loses {loss:.3f}; with fewer than {rules.few_patients} "
         f"patients none may lose more than {rules.few_patient_loss:g}."
+    )
+
+
+def _borne_out(together: PairedDifference) -> str:
+    """How sure held-back and old cases together are, in words."""
+    return (
+        f"with the old cases ({together.patient_count} patients together) the gain is sure: worse in "
+        f"{100 * together.probability_worse:.0f} % of a bootstrap's draws, 90 % interval {together.low:+.3f} to "
+        f"{together.high:+.3f}"
     )
 
 

@@ -207,9 +207,7 @@ class _Told:
         with self._lock:
             self._best = max(self._best, report.validation_dice)
             before = sum(self._epochs[:number])
-            told = replace(
-                report, epoch=before + report.epoch, total_epochs=sum(self._epochs), best_dice=self._best
-            )
+            told = replace(report, epoch=before + report.epoch, total_epochs=sum(self._epochs), best_dice=self._best)
             self._reports[number].append(told)
             self._on_epoch(told)
 

@@ -128,9 +128,7 @@ def test_a_finished_descent_is_not_trained_again(trained, dataset):
     before = tensors(folder)
     (folder / "second_cycle_2" / click_trainer.STATE_NAME).unlink()
     reports = []
-    train_click_cycles(
-        dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, resume=True
-    )
+    train_click_cycles(dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, resume=True)
     assert {report.epoch for report in reports} == {3, 4}
     for name, value in tensors(folder).items():
         np.testing.assert_array_equal(value, before[name])
@@ -190,9 +188,7 @@ def test_networks_of_different_kinds_are_refused(trained, dataset, tmp_path):
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, one.tensors, {**one.config, "spacing_mm": 2.0})
     with pytest.raises(ModelError, match="trained? alike|train them alike"):
-        average_weights(
-            [folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG
-        )
+        average_weights([folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG)
 
 
 def test_no_second_descent_at_all_is_refused():

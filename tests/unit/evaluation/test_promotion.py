@@ -271,3 +271,32 @@ def test_old_cases_may_make_up_for_a_patients_loss_in_a_young_study(rng):
 )
 def test_they_make_up_for_nothing_else(changes, challenger, rng):
     assert not judge(CHAMPION_OF_TWO, challenger, old_cases=witnesses(changes), rng=rng).publish
+
+
+DOUBTFUL_GAIN = [-0.06, -0.04, -0.02, 0.01, 0.02, 0.03, 0.04, 0.16]
+"""Of eight held-back patients: 0.018 on average, and worse in more than a tenth of a bootstrap's draws."""
+
+
+def test_old_cases_may_bear_out_a_gain_that_few_patients_leave_in_doubt(rng):
+    champion, challenger = scores([0.7] * 8), scores(0.7 + np.array(DOUBTFUL_GAIN))
+    assert "may be chance" in judge(champion, challenger, rng=rng).reason
+    verdict = judge(champion, challenger, old_cases=witnesses([0.05 + 0.01 * (n % 5) for n in range(14)]), rng=rng)
+    assert verdict.publish
+    assert "that alone may be chance, but with the old cases (22 patients together) the gain is sure" in verdict.reason
+    assert verdict.figures.probability_worse > verdict.rules.largest_probability_worse
+    assert verdict.together.probability_worse <= verdict.rules.witnesses_doubt
+
+
+@pytest.mark.parametrize(
+    ("patients", "changes"),
+    [
+        pytest.param(8, [0.06] * 11, id="too few witnesses"),
+        pytest.param(8, [0.3, -0.31] * 10, id="in doubt together too"),
+        pytest.param(24, [0.06] * 20, id="held-back patients enough to speak for themselves"),
+    ],
+)
+def test_they_bear_out_nothing_else(patients, changes, rng):
+    gains = np.resize(DOUBTFUL_GAIN, patients) - (0.012 if patients > 8 else 0.0)
+    verdict = judge(scores([0.7] * patients), scores(0.7 + gains), old_cases=witnesses(changes), rng=rng)
+    assert not verdict.publish
+    assert "may be chance" in verdict.reason
