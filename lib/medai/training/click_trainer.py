@@ -457,6 +457,15 @@ def _make_evaluator(
     )
 
 
+def has_cuda(name: str) -> bool:
+    """Whether a device's name stands for a GPU on this machine.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    return _device(name).type == "cuda"
+
+
 def _device(name: str) -> torch.device:
     """The device a name stands for."""
     import torch

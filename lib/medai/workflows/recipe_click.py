@@ -77,8 +77,9 @@ class ClickRecipe:
             weights_path=result.checkpoint_path,
             config=json.loads(json.dumps(asdict(config))),
             how=(
-                f"{config.members} network(s), each {config.total_epochs} epochs of {config.iterations_per_epoch} "
-                f"batches of {config.batch_size} from {start}."
+                f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
+                f"{config.batch_size} from {start}, then the mean of {config.second_cycles} second descent(s) of "
+                f"{config.second_cycle_epochs} epochs."
             ),
         )
 
