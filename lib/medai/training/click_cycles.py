@@ -158,7 +158,8 @@ def _mean(tensors: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Of whole numbers, which count batches, the first."""
     if not np.issubdtype(tensors[0].dtype, np.floating):
         return tensors[0]
-    return np.mean(np.stack(tensors), axis=0, dtype=np.float64).astype(tensors[0].dtype)
+    mean: NDArray[Any] = np.mean(np.stack(tensors), axis=0, dtype=np.float64)
+    return mean.astype(tensors[0].dtype)
 
 
 def _parts(config: ClickTrainingConfig) -> list[ClickTrainingConfig]:

@@ -421,7 +421,7 @@ def settle_batch_norms(network: nn.Module, dataset: ClickDataset, config: ClickT
     )
     generator.manual_seed(config.seed)
     transform.begin_epoch(config.seed)
-    update_bn((batch["image"] for batch in loader), network)  # type: ignore[arg-type]  # any iterable does
+    update_bn((batch["image"] for batch in loader), network)
 
 
 def _make_evaluator(

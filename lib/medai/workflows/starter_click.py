@@ -40,8 +40,8 @@ STARTER_TRAINING = ClickTrainingConfig(
     second_cycles=2,
     keep="last",
 )
-"""The share of ``replay_fraction`` goes to the phantoms. With ``--processes 2`` some 90 minutes on two cores that compute
-bfloat16."""
+"""The share of ``replay_fraction`` goes to the phantoms. With ``--processes 2`` some 90 minutes on two cores that
+compute bfloat16."""
 
 CROP_COPIES = 2
 """A crop as it is, cut at the nodule, beside the same one continued above and below it."""

@@ -187,7 +187,7 @@ def test_networks_of_different_kinds_are_refused(trained, dataset, tmp_path):
     one = load_checkpoint(folder / "second_cycle_1" / "best.safetensors")
     other = tmp_path / "other.safetensors"
     save_checkpoint(other, one.tensors, {**one.config, "spacing_mm": 2.0})
-    with pytest.raises(ModelError, match="trained? alike|train them alike"):
+    with pytest.raises(ModelError, match="train them alike"):
         average_weights([folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG)
 
 
