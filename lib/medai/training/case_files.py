@@ -20,7 +20,7 @@ def save_cases(path: Path, cases: Iterable[ClickCase], *, compressed: bool = Fal
     """Write cases atomically; headers are left out, which may name a patient.
 
     Args:
-        path: ends in .npz; the folder is made.
+        path: ends in .npz, in a folder that is there.
         cases: with HU that fit into 16 bits.
         compressed: smaller and slower.
 

@@ -15,12 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medai.errors import ModelError
 from medai.training.click_trainer import (
     BEST_NAME,
     ClickTrainingConfig,
@@ -142,24 +137,13 @@ def average_weights(
     """
     from medai.networks.checkpoint import load_checkpoint, save_checkpoint
     from medai.networks.factory import network_tensors, restore_network
+    from medai.networks.mean_weights import mean_weights
 
-    checkpoints = [load_checkpoint(path) for path in paths]
-    first = checkpoints[0]
-    if any(checkpoint.config != first.config for checkpoint in checkpoints):
-        raise ModelError("Networks whose weights are averaged must have one configuration: train them alike.")
-    tensors = {name: _mean([checkpoint.tensors[name] for checkpoint in checkpoints]) for name in first.tensors}
-    network = restore_network(replace(first, tensors=tensors))
-    if len(checkpoints) > 1:
+    mean = mean_weights([load_checkpoint(path) for path in paths])
+    network = restore_network(mean)
+    if len(paths) > 1:
         settle_batch_norms(network, dataset, config)
-    save_checkpoint(averaged_path, network_tensors(network), first.config)
-
-
-def _mean(tensors: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Of whole numbers, which count batches, the first."""
-    if not np.issubdtype(tensors[0].dtype, np.floating):
-        return tensors[0]
-    mean: NDArray[Any] = np.mean(np.stack(tensors), axis=0, dtype=np.float64)
-    return mean.astype(tensors[0].dtype)
+    save_checkpoint(averaged_path, network_tensors(network), mean.config)
 
 
 def _parts(config: ClickTrainingConfig) -> list[ClickTrainingConfig]:

@@ -24,6 +24,7 @@ from medai.training.click_trainer import (
 )
 from medai.training.dataset import ClickDataset
 from medai.training.several_processes import train_in_processes
+from medai.workflows.click_keepers import Keeper, keep_old_skills
 from medai.workflows.click_regression import old_nodules
 from medai.workflows.click_replay import balanced_replay, plan_click_lesson, replay_share
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
@@ -64,8 +65,11 @@ def train_click_challenger(
     should_stop: Callable[[], bool],
     replayed: frozenset[str] = frozenset(),
     recipe: Sequence[ClickCase] = (),
+    keepers: Callable[[], Sequence[Keeper]] = tuple,
 ) -> Path:
     """Fine-tune the champion's click network on submitted nodules, with a replay of what it knows.
+
+    Of the training as much is kept as leaves old skills whole (``workflows.click_keepers``).
 
     Args:
         examples: nodules of training patients only.
@@ -76,9 +80,11 @@ def train_click_challenger(
         should_stop: asked after each batch.
         replayed: ids of the ``examples`` that the champion has learned from already.
         recipe: the starter's own kind of data.
+        keepers: gives the old nodules that say how much of the training to keep; none: all of it.
 
     Returns:
-        The weights of the last epoch, or of the best one where enough patients can choose it.
+        The weights of the last epoch, or of the best one where enough patients can choose it, blended with the
+        champion's where old skills ask for it.
     """
 
     def tell(report: EpochReport) -> None:
@@ -110,7 +116,16 @@ def train_click_challenger(
     )
     if result.stopped:
         raise CancelledByUserError("The training was stopped (train); the model in use stays.")
-    return result.checkpoint_path
+    old = keepers()
+    if not old:
+        return result.checkpoint_path
+    return keep_old_skills(
+        start_from,
+        result.checkpoint_path,
+        old,
+        partial(score_click_network, device=config.device),
+        should_stop=should_stop,
+    )
 
 
 def with_replay(

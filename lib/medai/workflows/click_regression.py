@@ -175,6 +175,27 @@ def _kept(
 
 def _real_nodules() -> Iterator[tuple[ClickCase, NoduleKind, float]]:
     """Real nodules of patients that the starters were not trained on, ``REAL_EACH`` of a size and texture."""
+    return ((_cropped(case), kind, diameter) for case, kind, diameter in unlearned_nodules(REAL_EACH))
+
+
+def judging_patients(study_folder: Path) -> frozenset[str]:
+    """Keys of the patients outside a study whose nodules judge there; empty before its first training."""
+    entries = _read_set(state_folder(study_folder) / REGRESSION_FOLDER / CLICK_TASK) or []
+    return frozenset(entry.patient for entry in entries if entry.source == "real")
+
+
+def unlearned_nodules(
+    each: int, *, leave_out: Callable[[str], bool] = lambda patient_key: False
+) -> Iterator[tuple[ClickCase, NoduleKind, float]]:
+    """Real nodules of patients that no starter was trained on, where ``MEDAI_REAL_DATA`` names a folder of them.
+
+    Args:
+        each: nodules of every size and texture, at most.
+        leave_out: asked with a patient's key (``patient_key_of``).
+
+    Yields:
+        The nodule in its whole crop, its texture by the readers, its diameter in mm.
+    """
     named = os.environ.get(REAL_DATA_VARIABLE)
     if not named or not (Path(named) / REAL_FOLDER).is_dir():
         return
@@ -189,15 +210,15 @@ def _real_nodules() -> Iterator[tuple[ClickCase, NoduleKind, float]]:
         if kind is None or nodule.diameter_mm is None or not is_validation_patient(nodule.patient_id):
             continue
         group = (size_class_of(nodule.diameter_mm), kind)
-        if taken.get(group, 0) >= REAL_EACH:
+        if taken.get(group, 0) >= each or leave_out(patient_key_of(nodule.patient_id)):
             continue
         try:
             case = load_nodule(nodule)
         except MedaiError as error:
-            logger.warning("Nodule %s is not used for the regression set: %s", nodule.case_id, error)
+            logger.warning("Nodule %s is not used as an old one: %s", nodule.case_id, error)
             continue
         taken[group] = taken.get(group, 0) + 1
-        yield _cropped(case), kind, nodule.diameter_mm
+        yield case, kind, nodule.diameter_mm
 
 
 def _first_of_study(held_back: Sequence[ClickCase], known: set[str], most: int) -> list[_Entry]:

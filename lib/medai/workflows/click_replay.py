@@ -35,6 +35,7 @@ from medai.training.dataset import is_validation_patient, nodule_cases
 from medai.training.label_weights import label_weight, readers_weight
 from medai.training.lidc import lidc_cases, lidc_patients
 from medai.volume_io.dicom_headers import patient_key_of
+from medai.workflows.click_keepers import Keeper, keeper_nodules
 from medai.workflows.families import AnnotationLookup, ChallengerTrainer, Lesson
 from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy
 
@@ -60,8 +61,9 @@ def plan_click_lesson(
     should_stop: Callable[[], bool],
     trainer: Callable[..., Path],
     recipe: Callable[[Path, Callable[[], bool]], list[ClickCase]] | None = None,
+    keepers: Callable[[Path, Callable[[], bool]], list[Keeper]] = keeper_nodules,
 ) -> Lesson[ClickCase]:
-    """Weigh the study's nodules and add the replay.
+    """Weigh the study's nodules, add the replay, and name the old nodules that say how much of a training is kept.
 
     Args:
         examples: the study's nodules.
@@ -71,6 +73,7 @@ def plan_click_lesson(
         should_stop: asked between phantoms.
         trainer: takes ``replayed`` and ``recipe`` beside what a challenger's trainer takes.
         recipe: gives the starter's own kind of data; None: phantoms, and real crops where there are some.
+        keepers: gives the old nodules that neither train nor judge; asked after the training.
 
     Returns:
         The weighted nodules and the trainer with the replay bound to it.
@@ -85,6 +88,7 @@ def plan_click_lesson(
         trainer,
         replayed=frozenset(nodule.case_id for nodule in learned if case_of(nodule) in trained_before),
         recipe=(recipe or starter_recipe)(study.folder, should_stop),
+        keepers=partial(keepers, study.folder, should_stop),
     )
     return Lesson(examples=tuple(learned), train=bound)
 

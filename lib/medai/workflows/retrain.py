@@ -34,6 +34,7 @@ from medai import __version__
 from medai.errors import CancelledByUserError, InputError, MedaiError, StorageError
 from medai.evaluation.drift import FormerScores
 from medai.evaluation.promotion import OldCases, Verdict, judge
+from medai.networks.mean_weights import KEPT_SHARE, kept_share
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
 from medai.workflows.families import (
@@ -226,7 +227,7 @@ def _run(
         if verdict.publish:
             steps.enter("publish")
             convert_ahead(challenger_path, device=config.device)
-            card = _card(champion, examples, config) | labels
+            card = _card(champion, examples, config, challenger_path) | labels
             serving = registry.publish(
                 family.task, challenger_path, card, verdict, judged_against=champion.version_id, run_id=run.run_id
             )
@@ -389,15 +390,19 @@ def _job(champion: ModelVersion, lesson: Lesson[Any], config: RetrainConfig) -> 
     }
 
 
-def _card(champion: ModelVersion, examples: LabelledExamples[Any], config: RetrainConfig) -> dict[str, Any]:
+def _card(
+    champion: ModelVersion, examples: LabelledExamples[Any], config: RetrainConfig, challenger_path: Path
+) -> dict[str, Any]:
     """What the published model is: where it comes from and what it has seen."""
+    kept = kept_share(challenger_path)
+    training_config = {"epochs": config.epochs, "device": config.device, "seed": config.seed}
     return {
         "trained_from": champion.version_id,
         "trained_on": list(examples.trained_on),
         "judged_on": list(examples.judged_on),
         "epochs": config.epochs,
         "seed": config.seed,
-        "training_config": {"epochs": config.epochs, "device": config.device, "seed": config.seed},
+        "training_config": training_config if kept is None else {**training_config, KEPT_SHARE: kept},
         "medai_version": __version__,
     }
 

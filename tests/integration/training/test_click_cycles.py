@@ -186,8 +186,9 @@ def test_networks_of_different_kinds_are_refused(trained, dataset, tmp_path):
     folder, _, _, _ = trained
     one = load_checkpoint(folder / "second_cycle_1" / "best.safetensors")
     other = tmp_path / "other.safetensors"
-    save_checkpoint(other, one.tensors, {**one.config, "spacing_mm": 2.0})
-    with pytest.raises(ModelError, match="train them alike"):
+    options = {**one.config["network_options"], "blocks": [1, 2]}
+    save_checkpoint(other, one.tensors, {**one.config, "network_options": options})
+    with pytest.raises(ModelError, match="networks of one kind alone"):
         average_weights([folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG)
 
 

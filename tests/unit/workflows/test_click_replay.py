@@ -103,11 +103,13 @@ def test_the_plan_binds_the_replay_to_the_trainer(tmp_path):
         should_stop=lambda: False,
         trainer=trainer,
         recipe=lambda folder, should_stop: [nodule("p")],
+        keepers=lambda folder, should_stop: [nodule("k")] if folder == tmp_path and not should_stop() else [],
     )
     assert lesson.train(lesson.examples, start_from=tmp_path) == tmp_path
     assert [n.weight for n in seen["examples"]] == [2.0, 2.0]
     assert seen["replayed"] == {"a#1"}
     assert [n.case_id for n in seen["recipe"]] == ["p"]
+    assert [n.case_id for n in seen["named"].pop("keepers")()] == ["k"]
     assert seen["named"] == {"start_from": tmp_path}
 
 
