@@ -33,10 +33,11 @@ logger = logging.getLogger(__name__)
 SHARES = (1.0, 0.7, 0.5, 0.35, 0.25)
 """Of the way from the champion to the trained network, tried in this order; the last one is taken untried."""
 TOLERATED_LOSS = 0.01
-"""Mean Dice that a texture may lose: half of what the gate accepts of a subgroup, whose nodules are others."""
-FEWEST_OF_TEXTURE = 3
+"""Mean Dice that a texture may lose: half of what the gate accepts of a subgroup, whose nodules are others. A larger
+loss within its own standard error counts for none: a nodule goes up and down by itself in every training."""
+FEWEST_OF_TEXTURE = 4
 """With fewer nodules of a texture they are asked with all others alone."""
-EACH = 2
+EACH = 3
 """Real nodules of each size and texture."""
 FEWEST_REAL = 8
 PHANTOM_SEED = 20240303
@@ -111,8 +112,13 @@ def lost_of_texture(
         groups.setdefault(str(keeper.texture), []).append(change)
     asked = {name: changes for name, changes in groups.items() if len(changes) >= FEWEST_OF_TEXTURE}
     asked["all"] = [change for changes in groups.values() for change in changes]
-    means = {name: float(np.mean(changes)) for name, changes in asked.items()}
-    return {name: round(-mean, 4) for name, mean in means.items() if -mean > TOLERATED_LOSS}
+    lost = {}
+    for name, changes in asked.items():
+        loss = -float(np.mean(changes))
+        doubt = float(np.std(changes, ddof=1)) / np.sqrt(len(changes)) if len(changes) > 1 else 0.0
+        if loss > max(TOLERATED_LOSS, doubt):
+            lost[name] = round(loss, 4)
+    return lost
 
 
 def keeper_nodules(study_folder: Path, should_stop: Callable[[], bool] = lambda: False) -> list[Keeper]:

@@ -91,12 +91,19 @@ def test_a_stop_between_two_shares_is_obeyed(paths):
 
 
 def test_a_texture_of_few_nodules_is_asked_with_all_alone():
-    few = KEEPERS[:6]
-    after = BEFORE | {"non-solid 0": 0.88, "non-solid 1": 0.88}
-    assert lost_of_texture(BEFORE, after, few) == {}
-    assert lost_of_texture(BEFORE, after | {"non-solid 0": 0.7}, few) == {"all": 0.0367}
+    few = KEEPERS[:7]
+    after = BEFORE | {f"non-solid {n}": 0.86 for n in range(3)}
+    assert lost_of_texture(BEFORE, after, few) == {"all": 0.0171}
+    assert lost_of_texture(BEFORE, BEFORE | {f"non-solid {n}": 0.88 for n in range(3)}, few) == {}
     after = {name: 0.9 if name.startswith("solid") else 0.87 for name in BEFORE}
     assert lost_of_texture(BEFORE, after, KEEPERS) == {"non-solid": 0.03, "all": 0.015}
+
+
+def test_a_loss_within_its_own_doubt_counts_for_none():
+    changes = {"non-solid 0": -0.2, "non-solid 1": 0.1, "non-solid 2": -0.1, "non-solid 3": 0.1}
+    after = {name: 0.9 + changes.get(name, 0.0) for name in BEFORE}
+    assert np.mean(list(changes.values())) < -click_keepers.TOLERATED_LOSS
+    assert lost_of_texture(BEFORE, after, KEEPERS) == {}
 
 
 def test_weights_of_other_networks_are_not_averaged():
