@@ -24,7 +24,7 @@ from medai.training.click_trainer import (
 )
 from medai.training.dataset import ClickDataset
 from medai.training.several_processes import train_in_processes
-from medai.workflows.click_keepers import Keeper, keep_old_skills
+from medai.workflows.click_keepers import Keeper, keep_old_skills, keeper_nodules
 from medai.workflows.click_regression import old_nodules
 from medai.workflows.click_replay import balanced_replay, plan_click_lesson, replay_share
 from medai.workflows.families import CLICK_TASK, EpochFigures, Family, RetrainConfig
@@ -223,12 +223,21 @@ def _hash(patient_id: str) -> str:
     return hashlib.sha256(patient_id.encode()).hexdigest()
 
 
-CLICK_FAMILY: Family[ClickCase] = Family(
-    task=CLICK_TASK,
-    measure="Dice",
-    collect=collect_labelled_nodules,
-    train=train_click_challenger,
-    score=score_click_network,
-    old_examples=old_nodules,
-    plan=partial(plan_click_lesson, trainer=train_click_challenger),
-)
+def click_family(*, keepers: Callable[[Path, Callable[[], bool]], list[Keeper]] = keeper_nodules) -> Family[ClickCase]:
+    """The click network's family.
+
+    Args:
+        keepers: gives the old nodules that say how much of a training is kept; none: all of it.
+    """
+    return Family(
+        task=CLICK_TASK,
+        measure="Dice",
+        collect=collect_labelled_nodules,
+        train=train_click_challenger,
+        score=score_click_network,
+        old_examples=old_nodules,
+        plan=partial(plan_click_lesson, trainer=train_click_challenger, keepers=keepers),
+    )
+
+
+CLICK_FAMILY = click_family()

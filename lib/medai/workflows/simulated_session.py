@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,9 @@ from medai.volume_io.writers import encode_label_map_nrrd, write_label_map, writ
 from medai.workflows.annotation_history import recorded_annotations
 from medai.workflows.annotation_measures import AnnotationMeasurer, label_volume_ml
 from medai.workflows.annotators import compare_annotators, open_annotations
-from medai.workflows.click_challenger import score_click_network
+from medai.workflows.click_challenger import CLICK_FAMILY, click_family, score_click_network
 from medai.workflows.click_keepers import Keeper
-from medai.workflows.families import CLICK_TASK, Family, Lesson, RetrainConfig, family_of
+from medai.workflows.families import CLICK_TASK, Family, Lesson, RetrainConfig
 from medai.workflows.retrain import RetrainProgress, RetrainReport, retrain
 from medai.workflows.simulated_patients import mask_label_map
 from medai.workflows.simulated_stream import READERS, PlannedLabel, drawn_label, plan_round
@@ -253,7 +252,7 @@ class _Session:
                 on_progress=tell,
                 should_stop=self._should_stop,
                 family=_keeping_challengers(
-                    family_of(CLICK_TASK), scratch / _CHALLENGER, keeps_skills=self._config.gate_is_on
+                    CLICK_FAMILY if self._config.gate_is_on else click_family(keepers=_nobody), scratch / _CHALLENGER
                 ),
                 annotation_of=recorded_annotations(study.folder),
                 gate=as_judged if self._config.gate_is_on else publish_everything,
@@ -403,17 +402,11 @@ def _sides(study_folder: Path, found: Iterable[Annotation]) -> dict[str, str]:
     return {case_id: placed[key] for case_id, key in keys.items() if key in placed}
 
 
-def _keeping_challengers(family: Family[Any], target: Path, *, keeps_skills: bool) -> Family[Any]:
-    """The family, whose trainings leave a copy of the challenger's weights.
-
-    Args:
-        family: of the click network.
-        target: takes the copy.
-        keeps_skills: False takes all of each training, as a stock server does.
-    """
-    if family.plan is None:
+def _keeping_challengers(family: Family[Any], target: Path) -> Family[Any]:
+    """The family, whose trainings leave a copy of the challenger's weights."""
+    plan = family.plan
+    if plan is None:
         raise InputError(f"The family '{family.task}' plans no lessons: there is nothing to simulate.")
-    plan: Callable[..., Lesson[Any]] = family.plan if keeps_skills else partial(family.plan, keepers=_nobody)
 
     def planned(*args: Any, **kwargs: Any) -> Lesson[Any]:
         lesson = plan(*args, **kwargs)
