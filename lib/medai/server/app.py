@@ -295,7 +295,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def scoring_model(self) -> ScanPipeline:
         """The present models as scoring wants them: less likely candidates too."""
         versions, click, detection, classifier = self._scan_parts()
-        return scoring_pipeline(detection, click, classifier, versions)
+        return scoring_pipeline(detection, click.from_all_sides(), classifier, versions)
 
     def close(self) -> None:
         """End the training (the next server goes on with it) and the background threads."""

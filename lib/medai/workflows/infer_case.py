@@ -179,6 +179,7 @@ def load_pipeline(
     cache_folder: Path | None = None,
     wrap: Callable[[Engine], Engine] = lambda engine: engine,
     config: ScanConfig | None = None,
+    from_all_sides: bool = False,
 ) -> ScanPipeline:
     """The whole-scan pipeline of the present champions.
 
@@ -188,6 +189,7 @@ def load_pipeline(
         cache_folder: where converted networks are kept; None converts at every load.
         wrap: put around each engine, to time it.
         config: what becomes a nodule; None: what an annotator is shown.
+        from_all_sides: outline in all mirrored views, whose differences tell what is doubtful.
     """
     from medai.inference.classify import NoduleClassifier
     from medai.inference.click import ClickSegmenter
@@ -206,9 +208,10 @@ def load_pipeline(
         versions[CLASSIFICATION_TASK] = rating.version_id
     except ModelError as error:
         _log.warning("Nodules are not rated: %s", error)
+    outliner = ClickSegmenter(wrap(load_committee(click.weights_path, device=device, cache_folder=cache_folder)))
     return ScanPipeline(
         load_detector(detection.weights_path, device=device, cache_folder=cache_folder, wrap=wrap),
-        ClickSegmenter(wrap(load_committee(click.weights_path, device=device, cache_folder=cache_folder))),
+        outliner.from_all_sides() if from_all_sides else outliner,
         config,
         versions,
         classifier=classifier,

@@ -139,7 +139,7 @@ def load_scoring_pipeline(
     from medai.workflows.infer_case import load_pipeline
 
     config = ScanConfig(least_probability=LEAST_PROBABILITY)
-    return load_pipeline(registry, device=device, cache_folder=cache_folder, config=config)
+    return load_pipeline(registry, device=device, cache_folder=cache_folder, config=config, from_all_sides=True)
 
 
 def scoring_pipeline(
