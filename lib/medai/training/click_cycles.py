@@ -86,13 +86,14 @@ def train_click_cycles(
         should_stop=should_stop,
         resume=resume,
     )
+    told.ended(0, first)
     results = [first]
     if not first.stopped:
         failed = threading.Event()
 
         def descend(number: int) -> TrainingResult:
             try:
-                return _alone(processes, config.second_cycles)(
+                result = _alone(processes, config.second_cycles)(
                     dataset,
                     parts[number],
                     start_from=first.checkpoint_path,
@@ -105,6 +106,8 @@ def train_click_cycles(
             except BaseException:
                 failed.set()
                 raise
+            told.ended(number, result)
+            return result
 
         with ThreadPoolExecutor(processes) as pool:
             results += pool.map(descend, range(1, len(parts)))
@@ -175,13 +178,14 @@ class _Told:
         self._epochs = [part.total_epochs for part in parts]
         self._on_epoch, self._on_iteration = on_epoch, on_iteration
         self._reports: list[list[EpochReport]] = [[] for _ in parts]
+        self._done = [0 for _ in parts]
         self._fractions = [0.0 for _ in parts]
         self._best = -1.0
         self._lock = threading.Lock()
 
     @property
     def reports(self) -> tuple[EpochReport, ...]:
-        """Those passed on, descent by descent."""
+        """Of all epochs, descent by descent."""
         return tuple(report for reports in self._reports for report in reports)
 
     @property
@@ -191,13 +195,25 @@ class _Told:
         return lengths[0] + max(lengths[1:])
 
     def epoch(self, number: int, report: EpochReport) -> None:
-        """A descent has finished an epoch."""
+        """A descent has finished an epoch; the validation of what a second one starts from is the first one's last."""
+        if number > 0 and report.epoch == 0:
+            return
         with self._lock:
             self._best = max(self._best, report.validation_dice)
-            before = sum(self._epochs[:number])
-            told = replace(report, epoch=before + report.epoch, total_epochs=sum(self._epochs), best_dice=self._best)
-            self._reports[number].append(told)
+            self._done[number] = report.epoch
+            told = replace(report, epoch=sum(self._done), total_epochs=sum(self._epochs), best_dice=self._best)
             self._on_epoch(told)
+
+    def ended(self, number: int, result: TrainingResult) -> None:
+        """A descent is over; what it had done in an earlier run was not told."""
+        with self._lock:
+            before = sum(self._epochs[:number])
+            self._reports[number] = [
+                replace(report, epoch=before + report.epoch, total_epochs=sum(self._epochs))
+                for report in result.epochs
+                if report.epoch > 0
+            ]
+            self._done[number] = max([0, *(report.epoch for report in result.epochs)])
 
     def fraction(self, number: int, fraction: float) -> None:
         """A descent is so far."""
