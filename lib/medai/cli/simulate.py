@@ -34,6 +34,7 @@ def retrain(
     out: OutOption = Path("medai-simulation"),
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds of labels and retraining.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, max=50, help="Times that all is played, with other cases.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=1, max=10_000, help="The first of these seeds.")] = 1,
     cases: Annotated[int, typer.Option(min=1, max=100, help="New patients a round.")] = 10,
     epochs: Annotated[int, typer.Option(min=1, max=1000, help="Passes over the labels in each training.")] = 16,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Dice that no promotion may cost.")] = 0.02,
@@ -45,7 +46,9 @@ def retrain(
     from medai.workflows.simulation_pictures import draw_simulation
 
     screen = console(json_file)
-    config = SimulationConfig(rounds=rounds, seeds=seeds, cases_per_round=cases, epochs=epochs, margin=margin)
+    config = SimulationConfig(
+        rounds=rounds, seeds=seeds, first_seed=first_seed, cases_per_round=cases, epochs=epochs, margin=margin
+    )
     with progress_bar(screen) as bar:
         shown = bar.add_task("Preparing", total=None)
 

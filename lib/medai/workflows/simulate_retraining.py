@@ -68,7 +68,8 @@ class SimulationConfig:
 
     Attributes:
         rounds: of labels and retraining.
-        seeds: how many, from 1.
+        seeds: how many.
+        first_seed: the first of them; others than those a rule was made on say more of it.
         cases_per_round: new patients a round.
         epochs: of each training.
         margin: Dice that no promotion may lose on the figure patients.
@@ -78,6 +79,7 @@ class SimulationConfig:
 
     rounds: int = 10
     seeds: int = 3
+    first_seed: int = 1
     cases_per_round: int = 10
     epochs: int = 16
     margin: float = PromotionRules().subgroup_margin
@@ -85,7 +87,7 @@ class SimulationConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "seeds", "cases_per_round", "epochs"):
+        for name in ("rounds", "seeds", "first_seed", "cases_per_round", "epochs"):
             if getattr(self, name) < 1:
                 raise InputError(f"A simulation with {name} {getattr(self, name)} shows nothing: ask for 1 or more.")
         if not 0 < self.margin < 1:
@@ -147,7 +149,7 @@ def simulate_retraining(
     write_outside(patients, out)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     job = _Job(data=data.resolve(), out=out.resolve(), config=config, seed=1, threads=threads, parent=os.getpid())
-    starts = [replace(job, seed=seed) for seed in range(1, config.seeds + 1)]
+    starts = [replace(job, seed=seed) for seed in range(config.first_seed, config.first_seed + config.seeds)]
     arms = [replace(each, gate_is_on=gate) for each in starts for gate in GATE_FOLDERS]
     tell = partial(_tell, on_progress, arms)
     # Phantoms and the first network before the others: what they share is then made once.
@@ -289,7 +291,7 @@ def _claim(out: Path, config: SimulationConfig, patients: SimulatedPatients) -> 
         name: sorted(n.case_id for n in getattr(patients, name)) for name in ("figure", "start", "regression", "pool")
     }
     settings = plain_json(asdict(config))
-    for name in ("rounds", "seeds", "margin"):
+    for name in ("rounds", "seeds", "first_seed", "margin"):
         settings.pop(name)
     settings["nodules_sha256"] = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     path = out / CONFIG_FILE
