@@ -27,6 +27,9 @@ class BoxClicks:
     before: Callable[[], None] = lambda: None
     reach_mm: float = 3.0
 
+    def from_all_sides(self):
+        return self
+
     def segment(
         self,
         volume: Volume,
