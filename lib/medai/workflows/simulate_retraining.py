@@ -93,6 +93,11 @@ class SimulationConfig:
         if not 0 < self.margin < 1:
             raise InputError(f"A margin of {self.margin} Dice is out of range: give one above 0 and below 1.")
 
+    @property
+    def seed_numbers(self) -> range:
+        """The seeds that are played."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationProgress:
@@ -149,7 +154,7 @@ def simulate_retraining(
     write_outside(patients, out)
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     job = _Job(data=data.resolve(), out=out.resolve(), config=config, seed=1, threads=threads, parent=os.getpid())
-    starts = [replace(job, seed=seed) for seed in range(config.first_seed, config.first_seed + config.seeds)]
+    starts = [replace(job, seed=seed) for seed in config.seed_numbers]
     arms = [replace(each, gate_is_on=gate) for each in starts for gate in GATE_FOLDERS]
     tell = partial(_tell, on_progress, arms)
     # Phantoms and the first network before the others: what they share is then made once.

@@ -4,23 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.support.tiny_click import TINY_NETWORK, ball_dataset
 
-from medai.domain import Volume
-from medai.domain.click_case import ClickCase
 from medai.errors import CancelledByUserError, InputError, ModelError
-from medai.geometry import VolumeGeometry
 from medai.networks.checkpoint import load_checkpoint, save_checkpoint
 from medai.networks.engine import load_engine
 from medai.training import click_cycles, click_trainer
 from medai.training.click_cycles import average_weights, train_click_cycles
 from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, patch_dice
-from medai.training.dataset import ClickDataset
 
-TINY = {
-    "network": "residual_unet",
-    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [4, 6], "blocks": [1, 1]},
-}
 CONFIG = ClickTrainingConfig(
     epochs=2,
     second_cycle_epochs=1,
@@ -34,27 +27,17 @@ CONFIG = ClickTrainingConfig(
 )
 
 
-def case(patient_id):
-    shape, spacing = (30, 31, 22), np.array([0.8, 0.8, 1.25])
-    mask = np.linalg.norm((np.moveaxis(np.indices(shape), 0, -1) - (15, 14, 11)) * spacing, axis=-1) < 5.0
-    geometry = VolumeGeometry(shape_ijk=shape, affine_ijk_to_ras_mm=np.diag([*spacing, 1.0]))
-    image_hu = np.where(mask, 30, -850).astype(np.int16)
-    return ClickCase(
-        case_id=patient_id, patient_id=patient_id, volume=Volume(geometry=geometry, image_hu=image_hu), mask=mask
-    )
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_network_and_few_patches():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(click_trainer, "NETWORK", TINY)
+        patch.setattr(click_trainer, "NETWORK", TINY_NETWORK)
         patch.setattr(click_trainer, "SETTLING_BATCHES", 3)
         yield
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return ClickDataset(training=(case("a"), case("b")), validation=(case("c"),))
+    return ball_dataset()
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.support.tiny_click import TINY_NETWORK, ball_case, ball_dataset
 
-from medai.domain import Volume
-from medai.domain.click_case import ClickCase
 from medai.errors import ModelError
-from medai.geometry import VolumeGeometry
 from medai.inference.click import ClickSegmenter
 from medai.networks.checkpoint import load_checkpoint, save_checkpoint
 from medai.networks.engine import load_engine
@@ -17,12 +15,7 @@ from medai.training import click_trainer
 from medai.training.click_ensemble import join_members, train_click_ensemble
 from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig
-from medai.training.dataset import ClickDataset
 
-TINY = {
-    "network": "residual_unet",
-    "network_options": {"channels_in": 5, "channels_out": 2, "channels": [4, 6], "blocks": [1, 1]},
-}
 CONFIG = ClickTrainingConfig(
     epochs=1,
     iterations_per_epoch=2,
@@ -33,26 +26,16 @@ CONFIG = ClickTrainingConfig(
 )
 
 
-def case(patient_id):
-    shape, spacing = (30, 31, 22), np.array([0.8, 0.8, 1.25])
-    mask = np.linalg.norm((np.moveaxis(np.indices(shape), 0, -1) - (15, 14, 11)) * spacing, axis=-1) < 5.0
-    geometry = VolumeGeometry(shape_ijk=shape, affine_ijk_to_ras_mm=np.diag([*spacing, 1.0]))
-    image_hu = np.where(mask, 30, -850).astype(np.int16)
-    return ClickCase(
-        case_id=patient_id, patient_id=patient_id, volume=Volume(geometry=geometry, image_hu=image_hu), mask=mask
-    )
-
-
 @pytest.fixture(scope="module")
 def dataset():
-    return ClickDataset(training=(case("a"), case("b")), validation=(case("c"),))
+    return ball_dataset()
 
 
 @pytest.fixture(scope="module")
 def trained(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ensemble")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(click_trainer, "NETWORK", TINY)
+        patch.setattr(click_trainer, "NETWORK", TINY_NETWORK)
         reports, shares = [], []
         result = train_click_ensemble(
             dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, on_iteration=shares.append
@@ -72,7 +55,7 @@ def test_its_logits_are_the_mean_of_its_members(trained, rng):
 
 def test_it_answers_clicks(trained):
     _, result, _, _ = trained
-    one = case("d")
+    one = ball_case("d")
     answer = ClickSegmenter(load_engine(result.checkpoint_path, device="cpu")).segment(
         one.volume, foreground_ijk=[(15, 14, 11)]
     )
@@ -92,7 +75,7 @@ def test_a_finished_member_is_not_trained_again(trained, dataset):
     before = load_checkpoint(result.checkpoint_path).tensors
     (folder / "member_2" / click_trainer.STATE_NAME).unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(click_trainer, "NETWORK", TINY)
+        patch.setattr(click_trainer, "NETWORK", TINY_NETWORK)
         reports = []
         again = train_click_ensemble(
             dataset, CONFIG, start_from=None, output_folder=folder, on_epoch=reports.append, resume=True
