@@ -83,13 +83,21 @@ def _show_study(screen: Console, card: StudyCard, shown: ShownCard) -> None:
         ("trained on", f"{len(card.trained_on)} cases: {', '.join(card.trained_on)}"),
         ("their labels", ", ".join(f"{case} {card.label_sha256.get(case, '')[:12]}" for case in card.trained_on)),
         ("judged on", f"{len(card.judged_on)} cases of other patients: {', '.join(card.judged_on)}"),
-        ("training", f"{card.epochs} epochs, seed {card.seed}"),
+        ("training", f"{card.epochs} epochs, seed {card.seed}{_kept_words(card)}"),
         ("verdict", str(verdict.get("reason", ""))),
         ("weights", f"sha256 {card.weights_sha256[:16]}…  {shown.version.weights_path}"),
     ):
         facts.add_row(name, escape(words))
     screen.print(facts)
     screen.print("What its predecessors learned from is on their cards: --version.", style="dim")
+
+
+def _kept_words(card: StudyCard) -> str:
+    """How much of the training is in the weights, where the card says so."""
+    from medai.networks.mean_weights import KEPT_SHARE
+
+    share = card.training_config.get(KEPT_SHARE)
+    return "" if share is None else f"; {share:.0%} of it kept, the rest is the former model (old skills)"
 
 
 def _facts() -> Table:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from medai.cli import models as command
 from medai.cli.main import app
 from medai.errors import ConflictError, NotFoundError
 from medai.evaluation.promotion import judge
+from medai.networks.mean_weights import KEPT_SHARE
 from medai.registry.model_registry import ModelRegistry
 
 runner = CliRunner()
@@ -30,7 +32,14 @@ def publish(registry: ModelRegistry, tmp_path: Path) -> str:
     weights = tmp_path / "w.safetensors"
     weights.write_text("better")
     verdict = judge({"a": 0.7}, {"a": 0.9}, rng=np.random.default_rng(0))
-    card = {"trained_from": "starter", "trained_on": ["one"], "judged_on": ["two"], "epochs": 2, "seed": 1}
+    card: dict[str, Any] = {
+        "trained_from": "starter",
+        "trained_on": ["one"],
+        "judged_on": ["two"],
+        "epochs": 2,
+        "seed": 1,
+    }
+    card["training_config"] = {KEPT_SHARE: 0.5}
     return registry.publish("nodule_click", weights, card, verdict).version_id
 
 
@@ -72,7 +81,9 @@ def test_a_card_shows_everything_it_holds(registry, tmp_path):
 
 def test_a_studys_model_shows_its_verdict_and_goes_back(registry, tmp_path):
     version = publish(registry, tmp_path)
-    assert "0.700 → 0.900" in run("card", "nodule_click")
+    shown = run("card", "nodule_click")
+    assert "0.700 → 0.900" in shown
+    assert "50% of it kept" in shown
     assert "A model <of tests>" in run("card", "nodule_click", "--version", "starter")
     assert "trained from starter on 1 cases" in run("list")
     said = run("rollback", "nodule_click", "--studies", str(tmp_path))
