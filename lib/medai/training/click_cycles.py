@@ -20,6 +20,7 @@ from medai.training.click_trainer import (
     BEST_NAME,
     ClickTrainingConfig,
     EpochReport,
+    SecondDescents,
     TrainingResult,
     has_cuda,
     patch_dice,
@@ -44,7 +45,7 @@ def train_click_cycles(
     resume: bool = False,
     processes: int = 1,
 ) -> TrainingResult:
-    """``train_click_network`` with ``config.second_cycles`` second descents.
+    """``train_click_network``, and ``config.second`` descents from its end.
 
     Arguments and errors are those of ``train_click_network``. The patches' Dice of the result is that of the averaged
     network.
@@ -63,7 +64,7 @@ def train_click_cycles(
             one with two threads took 84 s.
     """
     together = partial(train_in_processes, processes=processes) if processes > 1 else train_click_network
-    if config.second_cycles == 1 or not config.second_cycle_epochs:
+    if config.second is None:
         return together(
             dataset,
             config,
@@ -74,7 +75,8 @@ def train_click_cycles(
             should_stop=should_stop,
             resume=resume,
         )
-    parts = _parts(config)
+    parts = _parts(config, config.second)
+    alone = _alone(processes, config.second.count)
     told = _Told(parts, on_epoch, on_iteration)
     first = (together if has_cuda(config.device) else train_click_network)(
         dataset,
@@ -93,7 +95,7 @@ def train_click_cycles(
 
         def descend(number: int) -> TrainingResult:
             try:
-                result = _alone(processes, config.second_cycles)(
+                result = alone(
                     dataset,
                     parts[number],
                     start_from=first.checkpoint_path,
@@ -117,7 +119,7 @@ def train_click_cycles(
         results[-1],
         checkpoint_path=path,
         best_dice=patch_dice(path, dataset, config),
-        best_epoch=config.epochs + config.second_cycle_epochs,
+        best_epoch=config.epochs + config.second.epochs,
         epochs=told.reports,
         stopped=any(result.stopped for result in results),
         seconds=told.seconds,
@@ -149,18 +151,21 @@ def average_weights(
     save_checkpoint(averaged_path, network_tensors(network), mean.config)
 
 
-def _parts(config: ClickTrainingConfig) -> list[ClickTrainingConfig]:
+def _parts(config: ClickTrainingConfig, descents: SecondDescents) -> list[ClickTrainingConfig]:
     """The first descent and the second ones, as trainings of their own."""
-    alone = replace(config, second_cycle_epochs=0, second_cycles=1)
+    first = replace(config, second=None)
     second = replace(
-        alone, epochs=config.second_cycle_epochs, learning_rate=config.learning_rate * config.second_cycle_rate
+        first,
+        epochs=descents.epochs,
+        learning_rate=config.learning_rate * descents.rate,
+        correction_shares=descents.correction_shares or config.correction_shares,
     )
-    return [alone, *(replace(second, seed=config.seed + n + 1) for n in range(config.second_cycles))]
+    return [first, *(replace(second, seed=config.seed + n + 1) for n in range(descents.count))]
 
 
 def _alone(processes: int, descents: int) -> Callable[..., TrainingResult]:
-    """What trains one second descent: this process where there is one, else a process beside the others'."""
-    if processes == 1:
+    """What trains one second descent: this process where it is alone, else a process beside the others'."""
+    if processes == 1 or descents == 1:
         return train_click_network
     threads = max(1, len(os.sched_getaffinity(0)) // min(processes, descents))
     return partial(train_in_processes, processes=1, threads=threads)

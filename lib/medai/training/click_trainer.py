@@ -45,16 +45,36 @@ FINE_TUNING_RATE = "fine_tuning_rate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SecondDescents:
+    """Trainings from the first one's end in which the learning rate falls once more (``train_click_cycles``).
+
+    A second descent finds better weights than a first one of the same length goes on to.
+
+    Attributes:
+        epochs: rounds of each.
+        count: how many, with a seed each; their weights are averaged.
+        rate: where the learning rate starts from, over the first training's.
+        correction_shares: instead of the first training's; None for the same ones.
+    """
+
+    epochs: int
+    count: int = 1
+    rate: float = 0.5
+    correction_shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "count"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} of the second descents must be 1 or more, it is {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClickTrainingConfig:
     """How a click network is trained. The defaults fine-tune on a small study in minutes on a CPU.
 
     Attributes:
         epochs: rounds of training and validation.
-        second_cycle_epochs: further rounds, in which the learning rate falls once more: a second descent finds better
-            weights than a first one of the same length goes on to.
-        second_cycle_rate: where the learning rate starts from then, over ``learning_rate``.
-        second_cycles: how often the second descent is made from the first one's end, with a seed each; their weights
-            are averaged (``train_click_cycles``).
+        second: trainings that follow, where ``train_click_cycles`` trains; None for none.
         iterations_per_epoch: batches a round; each is one to four optimiser steps.
         batch_size: patches.
         learning_rate: at its highest, after the warm-up; a cosine brings it down to a hundredth.
@@ -72,9 +92,7 @@ class ClickTrainingConfig:
     """
 
     epochs: int = 6
-    second_cycle_epochs: int = 0
-    second_cycle_rate: float = 0.5
-    second_cycles: int = 1
+    second: SecondDescents | None = None
     iterations_per_epoch: int = 25
     batch_size: int = 4
     learning_rate: float = 5e-4
@@ -90,20 +108,18 @@ class ClickTrainingConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "batch_size", "members", "second_cycles"):
+        for name in ("epochs", "iterations_per_epoch", "batch_size", "members"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be 1 or more, it is {getattr(self, name)}.")
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be above 0, it is {self.learning_rate}.")
-        if self.second_cycle_epochs < 0:
-            raise InputError(f"second_cycle_epochs must be 0 or more, it is {self.second_cycle_epochs}.")
         if not 0 <= self.replay_fraction < 1:
             raise InputError(f"replay_fraction must be 0 or more and below 1, it is {self.replay_fraction}.")
 
     @property
     def total_epochs(self) -> int:
-        """Rounds of both cycles."""
-        return self.epochs + self.second_cycle_epochs
+        """Rounds of all descents."""
+        return self.epochs + (self.second.count * self.second.epochs if self.second else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +179,7 @@ def train_click_network(
 
     Args:
         dataset: training and validation cases.
-        config: how.
+        config: how; its second descents are ``train_click_cycles``' business.
         start_from: weights to fine-tune; None starts from random ones.
         output_folder: takes ``best.safetensors`` and the state to resume from.
         on_epoch: called after each validation.
@@ -235,7 +251,7 @@ class _ClickTraining:
             self._restore(state_path)
         elif self._fine_tuned:
             self._validated(epoch=0, train_loss=math.nan)
-        if not self._reports or self._reports[-1].epoch < self._config.total_epochs:
+        if not self._reports or self._reports[-1].epoch < self._config.epochs:
             self._trainer.run()
         if self._best_epoch < 0:
             raise CancelledByUserError("The training was stopped before its first validation: no weights were saved.")
@@ -268,7 +284,7 @@ class _ClickTraining:
         )
         trainer = SupervisedTrainer(
             device=self._device,
-            max_epochs=config.total_epochs,
+            max_epochs=config.epochs,
             train_data_loader=loader,
             network=self._trained,
             optimizer=self._optimiser,
@@ -306,7 +322,7 @@ class _ClickTraining:
         self._losses.append(loss)
         self._average.update_parameters(self._network)
         if self._share.leads:
-            iterations = self._config.total_epochs * self._config.iterations_per_epoch
+            iterations = self._config.epochs * self._config.iterations_per_epoch
             self._on_iteration(self._trainer.state.iteration / iterations)
         if stops:
             self._stopped = True
@@ -336,7 +352,7 @@ class _ClickTraining:
                 save_checkpoint(self._folder / BEST_NAME, tensors, self._checkpoint_config)
         report = EpochReport(
             epoch=epoch,
-            total_epochs=self._config.total_epochs,
+            total_epochs=self._config.epochs,
             train_loss=train_loss,
             validation_dice=dice,
             best_dice=best,
@@ -509,13 +525,11 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], Any]:
 
 
 def rate_factor(config: ClickTrainingConfig) -> Callable[[int], float]:
-    """From an iteration to the learning rate over its highest one: up in a line, down by a cosine, down once more."""
-    first, second = (n * config.iterations_per_epoch for n in (config.epochs, config.second_cycle_epochs))
+    """From an iteration to the learning rate over its highest one: up in a line, down by a cosine."""
+    iterations = config.epochs * config.iterations_per_epoch
 
     def factor(iteration: int) -> float:
-        if iteration >= first and second:
-            return config.second_cycle_rate * _cosine((iteration - first) / second)
-        return min(1.0, (iteration + 1) / max(1, config.warmup_iterations)) * _cosine(iteration / max(1, first))
+        return min(1.0, (iteration + 1) / max(1, config.warmup_iterations)) * _cosine(iteration / iterations)
 
     return factor
 

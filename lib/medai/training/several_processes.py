@@ -24,7 +24,7 @@ from typing import Any
 from medai.errors import CancelledByUserError, InputError, MedaiError, ModelError
 from medai.training.case_files import load_cases, save_cases
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents, TrainingResult
 from medai.training.dataset import ClickDataset
 from medai.volume_io.atomic import atomic_path
 
@@ -114,9 +114,12 @@ def read_job(path: Path) -> tuple[ClickDataset, ClickTrainingConfig, dict[str, A
 
 def config_of(plain: dict[str, Any]) -> ClickTrainingConfig:
     """A configuration from what JSON made of it: lists become tuples again."""
-    sampling = {name: _tuple(value) for name, value in plain["sampling"].items()}
-    others = {name: _tuple(value) for name, value in plain.items() if name != "sampling"}
-    return ClickTrainingConfig(**others, sampling=SamplingConfig(**sampling))
+    sampling, second = plain["sampling"], plain["second"]
+    return ClickTrainingConfig(
+        **_tuples({name: value for name, value in plain.items() if name not in ("sampling", "second")}),
+        sampling=SamplingConfig(**_tuples(sampling)),
+        second=None if second is None else SecondDescents(**_tuples(second)),
+    )
 
 
 def outcome_of(result: TrainingResult) -> dict[str, Any]:
@@ -232,8 +235,8 @@ def _report(plain: dict[str, Any]) -> EpochReport:
     return EpochReport(**{**plain, "train_loss": math.nan if loss is None else loss})
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
 
 
 def _write(path: Path, record: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from medai.inference.click import ClickSegmenter
 from medai.networks.engine import load_engine
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents
 from medai.workflows.make_starter import (
     LIDC_ATTRIBUTION,
     LIDC_LICENCE,
@@ -78,8 +78,7 @@ class ClickRecipe:
             config=json.loads(json.dumps(asdict(config))),
             how=(
                 f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
-                f"{config.batch_size} from {start}, then the mean of {config.second_cycles} second descent(s) of "
-                f"{config.second_cycle_epochs} epochs."
+                f"{config.batch_size} from {start}{_second_words(config.second)}."
             ),
         )
 
@@ -102,3 +101,10 @@ def click_config(options: StarterOptions) -> ClickTrainingConfig:
     asked: dict[str, Any] = {"epochs": options.epochs, "seed": options.seed, "members": options.members}
     changes = {name: value for name, value in asked.items() if value is not None}
     return replace(STARTER_TRAINING, device=options.device, **changes)
+
+
+def _second_words(second: SecondDescents | None) -> str:
+    """What followed the first descent of the learning rate."""
+    if second is None:
+        return ""
+    return f", then the mean of {second.count} second descent(s) of {second.epochs} epochs from its end"

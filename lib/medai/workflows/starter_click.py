@@ -19,7 +19,7 @@ from medai.domain.click_case import ClickCase
 from medai.phantom import Kernel, PhantomConfig, make_phantom
 from medai.training.click_cycles import train_click_cycles
 from medai.training.click_ensemble import train_click_ensemble
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, TrainingResult
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents, TrainingResult
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
 from medai.training.reader_masks import contour_database, with_readers, with_union
@@ -27,7 +27,7 @@ from medai.training.reader_masks import contour_database, with_readers, with_uni
 _log = logging.getLogger(__name__)
 
 STARTER_TRAINING = ClickTrainingConfig(
-    epochs=50,
+    epochs=30,
     iterations_per_epoch=100,
     batch_size=8,
     learning_rate=3e-3,
@@ -36,7 +36,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second_cycle_epochs=36,
+    second=SecondDescents(epochs=18, count=2, correction_shares=(0.6, 0.6)),
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""

@@ -12,12 +12,11 @@ from medai.networks.engine import load_engine
 from medai.training import click_cycles, click_trainer
 from medai.training.click_cycles import average_weights, train_click_cycles
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, patch_dice
+from medai.training.click_trainer import ClickTrainingConfig, SecondDescents, patch_dice
 
 CONFIG = ClickTrainingConfig(
     epochs=2,
-    second_cycle_epochs=1,
-    second_cycles=2,
+    second=SecondDescents(epochs=1, count=2),
     iterations_per_epoch=2,
     batch_size=2,
     average_decay=0.5,
@@ -112,12 +111,28 @@ def test_a_finished_descent_is_not_trained_again(trained, dataset):
     assert result.checkpoint_path.is_file()
 
 
-def test_one_second_descent_is_one_training(dataset, tmp_path):
-    config = replace(CONFIG, second_cycles=1)
-    train_click_cycles(dataset, config, start_from=None, output_folder=tmp_path / "cycles")
-    click_trainer.train_click_network(dataset, config, start_from=None, output_folder=tmp_path / "plain")
-    for name, value in tensors(tmp_path / "plain").items():
-        np.testing.assert_array_equal(value, tensors(tmp_path / "cycles")[name])
+def test_one_second_descent_is_the_network_it_makes(dataset, tmp_path):
+    config = replace(CONFIG, second=SecondDescents(epochs=1))
+    result = train_click_cycles(dataset, config, start_from=None, output_folder=tmp_path, processes=2)
+    for name, value in tensors(tmp_path / "second_cycle_1").items():
+        np.testing.assert_array_equal(value, tensors(tmp_path)[name])
+    assert len(result.epochs) == config.total_epochs == 3
+
+
+def test_second_descents_may_correct_more_often(dataset, tmp_path, monkeypatch):
+    seen = []
+    real = click_cycles.train_click_network
+
+    def noting(cases, config, **how):
+        seen.append(config)
+        return real(cases, config, **how)
+
+    monkeypatch.setattr(click_cycles, "train_click_network", noting)
+    second = SecondDescents(epochs=1, count=2, rate=0.25, correction_shares=(1.0,))
+    train_click_cycles(dataset, replace(CONFIG, second=second), start_from=None, output_folder=tmp_path)
+    assert [config.correction_shares for config in seen] == [CONFIG.correction_shares, (1.0,), (1.0,)]
+    assert [config.learning_rate / CONFIG.learning_rate for config in seen] == [1.0, 0.25, 0.25]
+    assert len({config.seed for config in seen}) == 3
 
 
 def test_a_stop_in_the_first_descent_keeps_what_it_has(dataset, tmp_path):
@@ -169,6 +184,7 @@ def test_networks_of_different_kinds_are_refused(trained, dataset, tmp_path):
         average_weights([folder / "second_cycle_1" / "best.safetensors", other], tmp_path / "joined", dataset, CONFIG)
 
 
-def test_no_second_descent_at_all_is_refused():
-    with pytest.raises(InputError, match="second_cycles"):
-        replace(CONFIG, second_cycles=0)
+@pytest.mark.parametrize("change", [{"epochs": 0}, {"epochs": 1, "count": 0}])
+def test_no_second_descent_at_all_is_refused(change):
+    with pytest.raises(InputError, match="must be 1 or more"):
+        SecondDescents(**change)

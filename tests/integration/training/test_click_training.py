@@ -120,20 +120,13 @@ def test_the_same_seed_gives_the_same_weights_also_when_resumed(dataset, start, 
         np.testing.assert_allclose(other.tensors[name], tensor, atol=1e-6)
 
 
-def test_a_second_cycle_goes_down_once_more():
-    config = replace(CONFIG, epochs=3, iterations_per_epoch=100, warmup_iterations=10, second_cycle_epochs=2)
-    rates = [rate_factor(config)(iteration) for iteration in range(config.total_epochs * 100)]
+def test_the_rate_rises_in_a_line_and_falls_by_a_cosine():
+    config = replace(CONFIG, epochs=3, iterations_per_epoch=100, warmup_iterations=10)
+    rates = [rate_factor(config)(iteration) for iteration in range(300)]
     assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0, abs=0.01)
     assert rates[299] == pytest.approx(0.01)
-    assert rates[300] == pytest.approx(config.second_cycle_rate)
-    assert rates[499] == pytest.approx(0.01 * config.second_cycle_rate)
-    assert all(later <= earlier for earlier, later in pairwise(rates[300:]))
-
-
-def test_both_cycles_are_trained(dataset, start, tmp_path):
-    config = replace(CONFIG, epochs=1, second_cycle_epochs=1, iterations_per_epoch=2)
-    result = train_click_network(dataset, config, start_from=start, output_folder=tmp_path)
-    assert [(report.epoch, report.total_epochs) for report in result.epochs] == [(0, 2), (1, 2), (2, 2)]
+    assert all(later <= earlier for earlier, later in pairwise(rates[9:]))
 
 
 def test_a_worse_training_gives_the_weights_it_started_from(dataset, finished, tmp_path):
@@ -195,7 +188,6 @@ def test_unknown_voxels_have_no_loss_and_no_gradient():
         ({"epochs": 0}, "epochs must be 1 or more"),
         ({"batch_size": -1}, "batch_size must be 1 or more"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"second_cycle_epochs": -1}, "second_cycle_epochs must be 0 or more"),
         ({"replay_fraction": 1.0}, "replay_fraction must be 0 or more and below 1"),
     ],
 )

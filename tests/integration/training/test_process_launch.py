@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from medai.networks.checkpoint import load_checkpoint, save_checkpoint
 from medai.networks.factory import build_network, network_tensors
 from medai.training.case_files import load_cases, save_cases
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig
+from medai.training.click_trainer import ClickTrainingConfig, SecondDescents
 from medai.training.dataset import ClickDataset
 from medai.training.several_processes import config_of, train_in_processes
 
@@ -156,7 +156,9 @@ def test_workers_end_with_the_process_that_began_them(dataset: ClickDataset, sta
 def test_a_configuration_survives_json() -> None:
     import json
 
-    assert config_of(json.loads(json.dumps(asdict(CONFIG)))) == CONFIG
+    both = replace(CONFIG, second=SecondDescents(epochs=3, correction_shares=(0.5, 0.2)))
+    for config in (CONFIG, both):
+        assert config_of(json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_cases_survive_a_file(dataset: ClickDataset, tmp_path: Path) -> None:
