@@ -77,7 +77,7 @@ class StarterDetectionConfig:
     finder: DetectionTrainingConfig = field(default_factory=DetectionTrainingConfig)
     mined_after: float = 0.65
     mined_scans: int = 60
-    judge: CandidateTrainingConfig = field(default_factory=lambda: CandidateTrainingConfig(steps=1500))
+    judge: CandidateTrainingConfig = field(default_factory=lambda: CandidateTrainingConfig(steps=4000))
     variants: int = 8
     most_negatives: int = 80
     scan_specificity: float = 0.8
