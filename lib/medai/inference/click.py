@@ -32,8 +32,9 @@ from medai.domain import Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
 from medai.inference.click_answers import Answer, joined
-from medai.inference.click_looks import FLIPS, Clicks, LookRules, Region, look, patch_around
+from medai.inference.click_looks import Clicks, LookRules, Region, look, patch_around
 from medai.inference.click_rules import Index, check_together, checked
+from medai.inference.mirrored import FLIPS
 from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
 

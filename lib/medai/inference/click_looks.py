@@ -14,13 +14,11 @@ from medai.evaluation.dice import dice
 from medai.evaluation.information import mutual_information_bits
 from medai.geometry import IndexBox
 from medai.inference.click_rules import Index, ball, connected_to, cut_away, within
+from medai.inference.mirrored import FLIPS
 from medai.networks.committee import Committee
 from medai.networks.engine import Engine
 from medai.preprocessing.click_maps import network_input
 from medai.preprocessing.patches import PatchGrid
-
-FLIPS: tuple[tuple[int, ...], ...] = ((), (0, 1, 2), (0,), (1, 2), (1,), (0, 2), (2,), (0, 1))
-"""The mirrored views of a patch, in an order whose every even number of them is balanced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from medai.domain import Candidate, Volume
 from medai.errors import CancelledByUserError, ModelError
 from medai.inference.find_boxes import BoxFinder, Progress, Stop
+from medai.inference.mirrored import FLIPS
 from medai.networks.checkpoint import read_config
 from medai.networks.engine import Engine, load_engine
 from medai.preprocessing.blobs import find_blobs
@@ -62,12 +63,15 @@ class DetectorConfig:
     Attributes:
         candidates: "anchors", "blobs" or "both"; None takes what the weights say.
         batch_size: places a run of the judge; small enough for its activations to stay in a CPU's cache.
+        seen_again: of a scan's places those the judge is surest of are seen in all mirrored views, and its logits
+            averaged: so few that it costs little, so many that every place worth a mark is among them.
         least_probability: less probable candidates are not returned.
         same_within: two candidates are one where their centres are nearer than this share of the larger diameter.
     """
 
     candidates: str | None = None
     batch_size: int = 16
+    seen_again: int = 40
     least_probability: float = 0.02
     same_within: float = 0.6
 
@@ -216,13 +220,30 @@ class NoduleDetector:
         logits[:, 0] = [place.finder_logit or 0.0 for place in places]
         if self._judge is None:
             return logits
+        logits[:, 1] = self._judge_logits(self._judge, copy, places, should_stop)
+        return logits
+
+    def _judge_logits(
+        self, judge: Engine, copy: LungCopy, places: Sequence[Place], should_stop: Stop
+    ) -> NDArray[np.float64]:
+        """What the judge says of each place, the likely ones seen from all sides."""
         scan = Volume(geometry=copy.geometry, image_hu=copy.image_hu)
-        for begin in range(0, len(places), self._config.batch_size):
-            if should_stop():
-                raise CancelledByUserError("Looking for nodules was stopped; nothing was kept.")
-            batch = places[begin : begin + self._config.batch_size]
-            views = np.stack([candidate_views(scan, place.centre_ras_mm, place.diameter_mm) for place in batch])
-            logits[begin : begin + len(batch), 1] = self._judge.run(views).reshape(-1)
+
+        def judged(numbers: Sequence[int], flips: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+            found = np.zeros(len(numbers))
+            for begin in range(0, len(numbers), self._config.batch_size):
+                batch = [places[n] for n in numbers[begin : begin + self._config.batch_size]]
+                views = np.stack([candidate_views(scan, place.centre_ras_mm, place.diameter_mm) for place in batch])
+                for axes in flips:
+                    if should_stop():
+                        raise CancelledByUserError("Looking for nodules was stopped; nothing was kept.")
+                    seen = np.ascontiguousarray(np.flip(views, [2 + axis for axis in axes]))
+                    found[begin : begin + len(batch)] += judge.run(seen).reshape(-1)
+            return found
+
+        logits = judged(range(len(places)), FLIPS[:1])
+        likely = np.argsort(-logits, kind="stable")[: self._config.seen_again]
+        logits[likely] = (logits[likely] + judged([int(n) for n in likely], FLIPS[1:])) / len(FLIPS)
         return logits
 
 

@@ -11,8 +11,8 @@ from medai.evaluation.dice import dice
 from medai.evaluation.information import entropy_bits
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.inference.click import ClickConfig, ClickSegmenter
-from medai.inference.click_looks import FLIPS
 from medai.inference.click_rules import MAX_CLICKS
+from medai.inference.mirrored import FLIPS
 from medai.networks.committee import Committee
 
 CONFIG = {

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,12 +10,14 @@ from medai.inference.detect import (
     Calibration,
     DetectorConfig,
     NoduleDetector,
+    Place,
     load_detector,
     most_probable_apart,
 )
 from medai.inference.find_boxes import BoxFinder, BoxFinderConfig
 from medai.networks.checkpoint import Checkpoint, save_checkpoint, save_parts
 from medai.postprocessing.detection_boxes import AnchorConfig
+from medai.preprocessing.candidate_patches import candidate_views
 from medai.preprocessing.lung_copy import lung_copy
 from medai.preprocessing.lung_mask import LungMask
 
@@ -104,6 +108,35 @@ def test_unlikely_places_are_marks_of_a_curve_but_not_candidates():
     assert all(np.linalg.norm(np.subtract(c.centre_ras_mm, BRIGHT)) < 8 for c in likely)
     marks = detector.detect_all(*_scan())
     assert min(np.linalg.norm(np.subtract(m.centre_ras_mm, FAINT)) for m in marks) < 4
+
+
+class OneSidedEngine(BrightCentreEngine):
+    """What lies to the right counts more than what lies to the left: no nodule has a good side."""
+
+    def run(self, batch):
+        super().run(batch)
+        weights = np.linspace(0, 1, batch.shape[2], dtype=np.float32)[:, None, None]
+        return (batch[:, 0] * weights).mean(axis=(1, 2, 3), keepdims=True)[:, :, 0, 0]
+
+
+def test_likely_places_are_seen_from_all_sides():
+    volume, lungs = _scan()
+    copy = lung_copy(volume, lungs, (1.0, 1.0, 1.0))
+    place = Place(centre_ras_mm=BRIGHT, diameter_mm=10.0, finder_logit=1.0)
+    beside = replace(place, centre_ras_mm=(BRIGHT[0] + 6.0, BRIGHT[1], BRIGHT[2]))
+    other = replace(place, centre_ras_mm=(BRIGHT[0] - 25.0, BRIGHT[1], BRIGHT[2]))
+    (first, second, third) = (
+        NoduleDetector(
+            None, OneSidedEngine(), CALIBRATIONS, DetectorConfig(candidates="blobs", seen_again=count)
+        ).logits(copy, [place, beside, other])[:, 1]
+        for count in (0, 2, 3)
+    )
+    views = candidate_views(Volume(geometry=copy.geometry, image_hu=copy.image_hu), beside.centre_ras_mm, 10.0)
+    evenly = float(views[0].mean()) / 2
+    assert first[1] != pytest.approx(evenly, abs=1e-3)
+    assert second[1] == third[1] == pytest.approx(evenly, abs=1e-5)
+    assert second[2] == first[2]
+    assert third[2] != pytest.approx(first[2], abs=1e-4)
 
 
 def test_the_finder_alone_can_be_asked():
