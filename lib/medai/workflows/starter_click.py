@@ -27,7 +27,7 @@ from medai.training.reader_masks import contour_database, with_readers, with_uni
 _log = logging.getLogger(__name__)
 
 STARTER_TRAINING = ClickTrainingConfig(
-    epochs=30,
+    epochs=50,
     iterations_per_epoch=100,
     batch_size=8,
     learning_rate=3e-3,
@@ -36,7 +36,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second=SecondDescents(epochs=18, count=2, correction_shares=(0.6, 0.6)),
+    second=SecondDescents(epochs=36),
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""
