@@ -218,6 +218,7 @@ def make_starter(
     recipe = recipe or RECIPES[task]()
     work = folder / WORK_FOLDER
     root = data_root(data, work)
+    resumed = (folder / LOG_FILE).is_file()
     tell = _logged(folder / LOG_FILE, on_step)
     weights = folder / WEIGHTS_FILE
     if card_only:
@@ -226,8 +227,10 @@ def make_starter(
         trained = recipe.train(root, work, options, on_step=tell, should_stop=should_stop)
         with atomic_path(weights) as temporary:
             shutil.copyfile(trained.weights_path, temporary)
+        # A run that goes on from another does not know how long that took.
+        minutes = {} if resumed else {"minutes": round((time.monotonic() - started) / 60, 1)}
         training = {
-            "minutes": round((time.monotonic() - started) / 60, 1),
+            **minutes,
             "how": f"{trained.how} {_machine()}.",
             "config": dict(trained.config),
         }
