@@ -227,23 +227,25 @@ class NoduleDetector:
         self, judge: Engine, copy: LungCopy, places: Sequence[Place], should_stop: Stop
     ) -> NDArray[np.float64]:
         """What the judge says of each place, the likely ones seen from all sides."""
+        if not places:
+            return np.zeros(0)
         scan = Volume(geometry=copy.geometry, image_hu=copy.image_hu)
+        views = np.stack([candidate_views(scan, place.centre_ras_mm, place.diameter_mm) for place in places])
 
-        def judged(numbers: Sequence[int], flips: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
-            found = np.zeros(len(numbers))
-            for begin in range(0, len(numbers), self._config.batch_size):
-                batch = [places[n] for n in numbers[begin : begin + self._config.batch_size]]
-                views = np.stack([candidate_views(scan, place.centre_ras_mm, place.diameter_mm) for place in batch])
-                for axes in flips:
+        def judged(some: NDArray[np.float32], flips: Sequence[tuple[int, ...]]) -> NDArray[np.float64]:
+            found = np.zeros(len(some))
+            for axes in flips:
+                seen = np.flip(some, [2 + axis for axis in axes])
+                for begin in range(0, len(seen), self._config.batch_size):
                     if should_stop():
                         raise CancelledByUserError("Looking for nodules was stopped; nothing was kept.")
-                    seen = np.ascontiguousarray(np.flip(views, [2 + axis for axis in axes]))
-                    found[begin : begin + len(batch)] += judge.run(seen).reshape(-1)
+                    batch = slice(begin, begin + self._config.batch_size)
+                    found[batch] += judge.run(np.ascontiguousarray(seen[batch])).reshape(-1)
             return found
 
-        logits = judged(range(len(places)), FLIPS[:1])
+        logits = judged(views, FLIPS[:1])
         likely = np.argsort(-logits, kind="stable")[: self._config.seen_again]
-        logits[likely] = (logits[likely] + judged([int(n) for n in likely], FLIPS[1:])) / len(FLIPS)
+        logits[likely] = (logits[likely] + judged(views[likely], FLIPS[1:])) / len(FLIPS)
         return logits
 
 

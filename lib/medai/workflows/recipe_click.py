@@ -107,4 +107,5 @@ def _second_words(second: SecondDescents | None) -> str:
     """What followed the first descent of the learning rate."""
     if second is None:
         return ""
-    return f", then the mean of {second.count} second descent(s) of {second.epochs} epochs from its end"
+    descents = "a second descent" if second.count == 1 else f"the mean of {second.count} second descents"
+    return f", then {descents} of {second.epochs} epochs from its end"
