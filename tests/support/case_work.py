@@ -57,7 +57,8 @@ class TracedWork:
 
     def order(self) -> list[str]:
         """The cases in the order in which they were begun."""
-        return [path.name.split("|")[1] for path in sorted(self.folder.glob("begun|*"), key=lambda p: p.read_text())]
+        begun = sorted(self.folder.glob("begun|*"), key=lambda path: float(path.read_text()))
+        return [path.name.split("|")[1] for path in begun]
 
     def running(self) -> dict[int, str]:
         """What each process is at: begun and not ended."""
