@@ -166,11 +166,8 @@ def sample_patch(case: ClickCase, config: SamplingConfig, rng: np.random.Generat
     if np.any(blur > 0.1):
         source = ndimage.gaussian_filter(source, blur, mode="nearest")
     offset = view.middle - low - matrix @ ((shape - 1) / 2)
-    drawn, target, readers = (
-        ndimage.affine_transform(
-            values, matrix, offset, output_shape=config.patch_shape, order=1, mode="nearest", prefilter=False
-        )
-        for values in (source, *(mask[window].astype(np.float32) for mask in masks))
+    drawn, target, readers = _interpolated(
+        np.stack([source, *(mask[window] for mask in masks)], dtype=np.float32), matrix, offset, config.patch_shape
     )
     known = _inside(matrix, offset, config.patch_shape, source.shape)
     at = np.linalg.solve(matrix, click - low - offset)
@@ -220,6 +217,43 @@ def _view(
     spacing = config.spacing_mm * spread * float(np.exp(rng.uniform(0.0, np.log(highest))))
     off = rng.integers(-config.offset_voxels, config.offset_voxels + 1, 3) * int(rng.random() < 0.5)
     return _View(spacing_mm=spacing, middle=click - off * spacing / spacing_mm)
+
+
+def _interpolated(
+    sources: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    patch_shape: tuple[int, int, int],
+) -> NDArray[np.float32]:
+    """Several images of one grid where a patch's voxels lie, trilinear, the outermost voxels repeated beyond the end.
+
+    As ``scipy.ndimage.affine_transform`` with ``order=1`` and ``mode="nearest"``, which takes ten times as long: half
+    as long as a training step on its patches.
+
+    Args:
+        sources: [C, I, J, K].
+        matrix: from patch to source indices.
+        offset: source indices of the patch's first voxel.
+        patch_shape: voxels.
+
+    Returns:
+        [C, *patch_shape].
+    """
+    import torch
+    from torch.nn import functional
+
+    lengths = torch.tensor(sources.shape[1:], dtype=torch.float64)
+    patch = torch.stack(
+        torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in patch_shape), indexing="ij"), dim=-1
+    )
+    at = patch @ torch.from_numpy(matrix.T) + torch.from_numpy(offset)
+    # grid_sample counts from -1 to 1 over the voxels' centres and names the last axis first.
+    grid = (2 * at / (lengths - 1).clamp(min=1) - 1).flip(-1).float()
+    drawn = functional.grid_sample(
+        torch.from_numpy(sources)[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
+    )
+    interpolated: NDArray[np.float32] = drawn[0].numpy()
+    return interpolated
 
 
 def _inside(

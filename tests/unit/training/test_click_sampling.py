@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.geometry import VolumeGeometry
-from medai.training.click_sampling import SamplingConfig, sample_patch, second_look_spacing
+from medai.training.click_sampling import SamplingConfig, _interpolated, sample_patch, second_look_spacing
 from medai.training.lidc import continued
 
 SPACING = (0.7, 0.7, 1.25)
@@ -40,6 +41,18 @@ def test_an_unvaried_patch_shows_the_nodule_as_it_is(rng):
     assert patch.image_hu[inside].mean() > -150
     assert patch.image_hu[~inside].mean() < -800
     np.testing.assert_array_equal(patch.readers, patch.target)
+
+
+@pytest.mark.parametrize("shape", [(31, 28, 19), (40, 33, 1)])
+def test_images_are_interpolated_as_scipy_does_also_beyond_the_scan(rng, shape):
+    sources = rng.normal(-500.0, 400.0, (3, *shape)).astype(np.float32)
+    matrix, offset = np.eye(3) + rng.normal(0.0, 0.5, (3, 3)), rng.normal(4.0, 5.0, 3)
+    found = _interpolated(sources, matrix, offset, (14, 15, 16))
+    for drawn, source in zip(found, sources, strict=True):
+        wanted = ndimage.affine_transform(
+            source, matrix, offset, output_shape=(14, 15, 16), order=1, mode="nearest", prefilter=False
+        )
+        np.testing.assert_allclose(drawn, wanted, atol=0.05)
 
 
 def test_the_same_seed_draws_the_same_patch():
