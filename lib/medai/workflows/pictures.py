@@ -80,7 +80,8 @@ def _draw_nodule(
         _show_plane(plot, volume, axis, index, around)
         _outline(plot, geometry, nodule, axis, index, around, colour)
         plot.set_title(f"{plane} {index}", color="white", fontsize=8, loc="right")
-    row[0].set_title(name, color=colour, fontsize=9, loc="left")
+    # A line above the planes' own titles, so that a long name runs over the picture beside it and hides nothing.
+    row[0].set_title(f"{name}\n", color=colour, fontsize=9, loc="left")
     whole = IndexBox.of_shape(geometry.shape_ijk)
     _show_plane(row[3], volume, 2, centre[2], whole)
     _outline(row[3], geometry, nodule, 2, centre[2], whole, colour)
