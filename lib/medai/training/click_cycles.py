@@ -114,11 +114,11 @@ def train_click_cycles(
         with ThreadPoolExecutor(processes) as pool:
             results += pool.map(descend, range(1, len(parts)))
     path = output_folder / BEST_NAME
-    average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, config)
+    average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, parts[-1])
     return replace(
         results[-1],
         checkpoint_path=path,
-        best_dice=patch_dice(path, dataset, config),
+        best_dice=patch_dice(path, dataset, parts[-1]),
         best_epoch=config.epochs + config.second.epochs,
         epochs=told.reports,
         stopped=any(result.stopped for result in results),
@@ -159,6 +159,7 @@ def _parts(config: ClickTrainingConfig, descents: SecondDescents) -> list[ClickT
         epochs=descents.epochs,
         learning_rate=config.learning_rate * descents.rate,
         correction_shares=descents.correction_shares or config.correction_shares,
+        sampling=descents.sampling or config.sampling,
     )
     return [first, *(replace(second, seed=config.seed + n + 1) for n in range(descents.count))]
 

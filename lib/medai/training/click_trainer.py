@@ -55,12 +55,15 @@ class SecondDescents:
         count: how many, with a seed each; their weights are averaged.
         rate: where the learning rate starts from, over the first training's.
         correction_shares: instead of the first training's; None for the same ones.
+        sampling: instead of the first training's; None for the same. A first training on coarser patches costs a
+            fraction of the time.
     """
 
     epochs: int
     count: int = 1
     rate: float = 0.5
     correction_shares: tuple[float, ...] | None = None
+    sampling: SamplingConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "count"):

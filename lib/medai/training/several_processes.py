@@ -118,7 +118,16 @@ def config_of(plain: dict[str, Any]) -> ClickTrainingConfig:
     return ClickTrainingConfig(
         **_tuples({name: value for name, value in plain.items() if name not in ("sampling", "second")}),
         sampling=SamplingConfig(**_tuples(sampling)),
-        second=None if second is None else SecondDescents(**_tuples(second)),
+        second=None if second is None else _second_of(second),
+    )
+
+
+def _second_of(plain: dict[str, Any]) -> SecondDescents:
+    """Second descents from what JSON made of them."""
+    sampling = plain["sampling"]
+    others = {name: value for name, value in plain.items() if name != "sampling"}
+    return SecondDescents(
+        **_tuples(others), sampling=None if sampling is None else SamplingConfig(**_tuples(sampling))
     )
 
 

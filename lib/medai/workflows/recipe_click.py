@@ -78,7 +78,8 @@ class ClickRecipe:
             config=json.loads(json.dumps(asdict(config))),
             how=(
                 f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
-                f"{config.batch_size} from {start}{_second_words(config.second)}."
+                f"{config.batch_size} patches of {' × '.join(map(str, config.sampling.patch_shape))} voxels from {start}"
+                f"{_second_words(config.second)}."
             ),
         )
 
@@ -108,4 +109,7 @@ def _second_words(second: SecondDescents | None) -> str:
     if second is None:
         return ""
     descents = "a second descent" if second.count == 1 else f"the mean of {second.count} second descents"
-    return f", then {descents} of {second.epochs} epochs from its end"
+    words = f", then {descents} of {second.epochs} epochs from its end"
+    if second.sampling is not None:
+        words += f" on patches of {' × '.join(map(str, second.sampling.patch_shape))} voxels"
+    return words

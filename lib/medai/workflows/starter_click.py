@@ -19,6 +19,7 @@ from medai.domain.click_case import ClickCase
 from medai.phantom import Kernel, PhantomConfig, make_phantom
 from medai.training.click_cycles import train_click_cycles
 from medai.training.click_ensemble import train_click_ensemble
+from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents, TrainingResult
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
@@ -26,8 +27,14 @@ from medai.training.reader_masks import contour_database, with_readers, with_uni
 
 _log = logging.getLogger(__name__)
 
+COARSE_SAMPLING = SamplingConfig(
+    patch_shape=(24, 24, 24), spacing_mm=1.2, finest_mm=2 / 3, coarsest_mm=4.8, offset_voxels=4
+)
+"""The default's patches in voxels a third larger: they show the same and take two fifths of the time."""
+
 STARTER_TRAINING = ClickTrainingConfig(
     epochs=50,
+    sampling=COARSE_SAMPLING,
     iterations_per_epoch=100,
     batch_size=8,
     learning_rate=3e-3,
@@ -36,7 +43,7 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second=SecondDescents(epochs=36),
+    second=SecondDescents(epochs=38, sampling=SamplingConfig()),
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""

@@ -135,6 +135,16 @@ def test_second_descents_may_correct_more_often(dataset, tmp_path, monkeypatch):
     assert len({config.seed for config in seen}) == 3
 
 
+def test_second_descents_may_see_finer_patches(dataset, tmp_path):
+    fine = replace(CONFIG.sampling, patch_shape=(24, 24, 24), spacing_mm=0.6)
+    config = replace(CONFIG, second=SecondDescents(epochs=1, sampling=fine))
+    result = train_click_cycles(dataset, config, start_from=None, output_folder=tmp_path)
+    first, last = (load_checkpoint(tmp_path / name / "best.safetensors").config for name in ("first_cycle", "."))
+    assert (first["patch_shape"], last["patch_shape"]) == ([16, 16, 16], [24, 24, 24])
+    assert (first["spacing_mm"], last["spacing_mm"]) == (0.9, 0.6)
+    assert result.best_dice == patch_dice(result.checkpoint_path, dataset, replace(config, sampling=fine))
+
+
 def test_a_stop_in_the_first_descent_keeps_what_it_has(dataset, tmp_path):
     reports = []
     result = train_click_cycles(

@@ -157,7 +157,8 @@ def test_a_configuration_survives_json() -> None:
     import json
 
     both = replace(CONFIG, second=SecondDescents(epochs=3, correction_shares=(0.5, 0.2)))
-    for config in (CONFIG, both):
+    finer = replace(CONFIG, second=SecondDescents(epochs=3, sampling=SamplingConfig(patch_shape=(24, 24, 24))))
+    for config in (CONFIG, both, finer):
         assert config_of(json.loads(json.dumps(asdict(config)))) == config
 
 
