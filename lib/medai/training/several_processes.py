@@ -126,9 +126,7 @@ def _second_of(plain: dict[str, Any]) -> SecondDescents:
     """Second descents from what JSON made of them."""
     sampling = plain["sampling"]
     others = {name: value for name, value in plain.items() if name != "sampling"}
-    return SecondDescents(
-        **_tuples(others), sampling=None if sampling is None else SamplingConfig(**_tuples(sampling))
-    )
+    return SecondDescents(**_tuples(others), sampling=None if sampling is None else SamplingConfig(**_tuples(sampling)))
 
 
 def outcome_of(result: TrainingResult) -> dict[str, Any]:

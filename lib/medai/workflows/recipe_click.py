@@ -9,6 +9,7 @@ from typing import Any
 
 from medai.inference.click import ClickSegmenter
 from medai.networks.engine import load_engine
+from medai.training.click_sampling import SamplingConfig
 from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents
 from medai.workflows.make_starter import (
     LIDC_ATTRIBUTION,
@@ -78,8 +79,7 @@ class ClickRecipe:
             config=json.loads(json.dumps(asdict(config))),
             how=(
                 f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
-                f"{config.batch_size} patches of {' × '.join(map(str, config.sampling.patch_shape))} voxels from {start}"
-                f"{_second_words(config.second)}."
+                f"{config.batch_size} {_patch_words(config.sampling)} from {start}{_second_words(config.second)}."
             ),
         )
 
@@ -110,6 +110,9 @@ def _second_words(second: SecondDescents | None) -> str:
         return ""
     descents = "a second descent" if second.count == 1 else f"the mean of {second.count} second descents"
     words = f", then {descents} of {second.epochs} epochs from its end"
-    if second.sampling is not None:
-        words += f" on patches of {' × '.join(map(str, second.sampling.patch_shape))} voxels"
-    return words
+    return words if second.sampling is None else f"{words} on {_patch_words(second.sampling)}"
+
+
+def _patch_words(sampling: SamplingConfig) -> str:
+    """How large the patches are."""
+    return f"patches of {' × '.join(map(str, sampling.patch_shape))} voxels"
