@@ -114,11 +114,12 @@ def train_click_cycles(
         with ThreadPoolExecutor(processes) as pool:
             results += pool.map(descend, range(1, len(parts)))
     path = output_folder / BEST_NAME
-    average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, parts[-1])
+    as_used = replace(config, sampling=parts[-1].sampling)
+    average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, as_used)
     return replace(
         results[-1],
         checkpoint_path=path,
-        best_dice=patch_dice(path, dataset, parts[-1]),
+        best_dice=patch_dice(path, dataset, as_used),
         best_epoch=config.epochs + config.second.epochs,
         epochs=told.reports,
         stopped=any(result.stopped for result in results),
