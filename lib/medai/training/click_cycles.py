@@ -114,7 +114,8 @@ def train_click_cycles(
         with ThreadPoolExecutor(processes) as pool:
             results += pool.map(descend, range(1, len(parts)))
     path = output_folder / BEST_NAME
-    as_used = replace(config, sampling=parts[-1].sampling)
+    # A training that was stopped in the first descent has that one's patches.
+    as_used = replace(config, sampling=parts[len(results) - 1].sampling)
     average_weights([result.checkpoint_path for result in results[1:] or results], path, dataset, as_used)
     return replace(
         results[-1],

@@ -227,8 +227,7 @@ def _interpolated(
 ) -> NDArray[np.float32]:
     """Several images of one grid where a patch's voxels lie, trilinear, the outermost voxels repeated beyond the end.
 
-    As ``scipy.ndimage.affine_transform`` with ``order=1`` and ``mode="nearest"``, which takes ten times as long: half
-    as long as a training step on its patches.
+    As ``scipy.ndimage.affine_transform`` with ``order=1`` and ``mode="nearest"``, which takes six times as long.
 
     Args:
         sources: [C, I, J, K].
