@@ -148,10 +148,11 @@ class CaseJobs:
             The job's id, and a future that is done when the job has ended.
 
         Raises:
-            JobBusyError: one runs already.
+            JobBusyError: one runs already. One that was stopped and ends its present case does not count: the new
+                one begins after it.
         """
         with self._lock:
-            if any(not record.end_ts for record in self._records):
+            if self._has_work():
                 raise JobBusyError(f"A {self._kind} runs already: wait for it, or stop it first.")
             total = len(job.case_ids) if isinstance(job.case_ids, list | tuple) else 0
             record = _Record(job_id=str(uuid.uuid4()), job=job, total=total)
@@ -170,24 +171,35 @@ class CaseJobs:
             return [record.view() for record in self._records]
 
     def running(self) -> dict[str, Any] | None:
-        """The job that runs, if one does."""
+        """The job that runs, if one does; a new one rather than a stopped one that it waits for."""
         with self._lock:
-            return next((record.view() for record in self._records if not record.end_ts), None)
+            unended = self._unended()
+            return unended[-1].view() if unended else None
+
+    def is_busy(self) -> bool:
+        """Whether a job runs that nobody has stopped."""
+        with self._lock:
+            return self._has_work()
 
     def stop(self) -> dict[str, Any] | None:
         """End the running job after its present case; returns its record, None if none runs."""
         with self._lock:
-            record = next((record for record in self._records if not record.end_ts), None)
-            if record is None:
-                return None
-            record.job.stop.set()
-            record.status = "STOPPED"
-            return record.view()
+            unended = self._unended()
+            for record in unended:
+                record.job.stop.set()
+                record.status = "STOPPED"
+            return unended[-1].view() if unended else None
 
     def close(self) -> None:
         """End everything."""
         self.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _unended(self) -> list[_Record]:
+        return [record for record in self._records if not record.end_ts]
+
+    def _has_work(self) -> bool:
+        return any(record.status != "STOPPED" for record in self._unended())
 
     def _run(self, record: _Record) -> None:
         with self._lock:

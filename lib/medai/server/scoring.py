@@ -187,13 +187,15 @@ class PoolScoring:
     def start(self, request: Mapping[str, Any], *, by_itself: bool = False) -> tuple[str, Future[None]]:
         """Score what is due now; returns the job's id, and a future that is done when it has ended.
 
+        A job that was stopped and is still in the middle of a case is waited for by the new one.
+
         Raises:
-            JobBusyError: scoring runs already.
+            JobBusyError: scoring runs already, or was stopped by somebody while it was to begin by itself.
             ModelError: there is nothing to score with.
         """
         with self._starting:
-            if self.jobs.running() is not None:
-                raise JobBusyError("Scoring runs already.")
+            if self.jobs.is_busy() or (by_itself and self._rests):
+                raise JobBusyError("Scoring runs already, or was stopped.")
             if not by_itself:
                 self._rests = False
                 self._pool.try_failed_again()
@@ -215,8 +217,9 @@ class PoolScoring:
 
     def stop(self) -> dict[str, Any] | None:
         """End the scoring; it does not begin again by itself until somebody asks for it, or a restart."""
-        self._rests = True
-        return self.jobs.stop()
+        with self._starting:
+            self._rests = True
+            return self.jobs.stop()
 
     def close(self) -> None:
         """End everything; the case at hand is scored by the next server."""

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.server.conftest import Served, make_study, serve
 
 from medai.server import scoring
+from medai.server.case_jobs import JobBusyError
 from medai.server.lanes import Lane
 from medai.server.scoring import PoolScoring
 from medai.store.scoring_turn import ScoringTurn
@@ -133,6 +134,32 @@ def test_asked_again_it_goes_on(served: Served, pool: PoolScoring):
     record = served.client.post("/scoring/uncertainty?run_sync=true").json()
     assert record["request"]["method"] == "uncertainty"
     wait_until(lambda: scored(served) == set(CASES) and is_idle(served), "the scores")
+
+
+def test_asked_again_before_the_stopped_one_has_ended_it_goes_on_too(served: Served, pool: PoolScoring):
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        inside.set()
+        go_on.wait(20)
+
+    served.candidates.before = slowly
+    pool.begin()
+    assert inside.wait(20)
+    stopped = served.client.delete("/scoring/").json()
+    asked = served.client.post("/scoring/uncertainty").json()
+    assert asked["id"] != stopped["id"], "the stopped one is no answer"
+    again = served.client.post("/scoring/uncertainty").json()
+    assert again["id"] == asked["id"], "while that one waits, asking changes nothing"
+    go_on.set()
+    wait_until(lambda: scored(served) == set(CASES) and is_idle(served), "the scores")
+    assert [record["status"] for record in served.client.get("/scoring/?all=true").json()[:2]] == ["STOPPED", "DONE"]
+
+
+def test_what_was_to_begin_by_itself_when_it_was_stopped_does_not(served: Served, pool: PoolScoring):
+    pool.stop()
+    with pytest.raises(JobBusyError):
+        pool.start({}, by_itself=True)
 
 
 def test_a_broken_scan_is_tried_once_and_again_when_it_was_replaced(served: Served, pool: PoolScoring):
