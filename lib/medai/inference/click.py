@@ -11,9 +11,10 @@ The rules an annotator can rely on, whatever the network says:
 - Nothing outside ``roi`` is ever in the result.
 
 A click is looked at twice: first around the click to see what is there and how large it is, then around the nodule at
-a spacing at which it fills about half the patch, in mirrored views that are averaged. A nodule of 4 mm and one of 40 mm
-so look alike to the network, and it hardly matters where in the nodule the click lies. Only the patches are read from
-the scan, so the time does not depend on its size.
+a spacing at which it fills about half the patch, in mirrored views and at two scales that are averaged. A nodule of
+4 mm and one of 40 mm so look alike to the network, and it hardly matters where in the nodule the click lies; a large
+one is shown a little larger, because what lies between its spicules is lost on coarse voxels. Only the patches are read
+from the scan, so the time does not depend on its size.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from medai.domain import Volume
 from medai.errors import ModelError
 from medai.geometry import IndexBox
 from medai.inference.click_answers import Answer, joined
-from medai.inference.click_looks import Clicks, LookRules, Region, look, patch_around
+from medai.inference.click_looks import Clicks, LookRules, Region, averaged, look, patch_around
 from medai.inference.click_rules import Index, check_together, checked
 from medai.inference.mirrored import FLIPS
 from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
+
+VIEWS_OF_A_SCALE = 2
 
 NO_NODULE = 0.02
 """Probabilities below this are taken for 0: far from the nodule there are many voxels."""
@@ -50,12 +53,17 @@ class ClickConfig:
         patch_shape: voxels, as the network was trained.
         spacing_mm: spacing of the first look.
         fill: part of the second look's patch that the nodule's longest side takes.
+        fill_large: the same of a large nodule, where it is more than ``fill``.
+        large_mm: the longest side from which the part grows, and the one from which it is ``fill_large``.
         finest_mm: least spacing of the second look.
         coarsest_mm: largest spacing of any look.
         coarser_factor: spacing of the next first look over that of the one before.
         max_passes: first looks, each coarser than the one before, and second looks, each around the outline before.
         views: mirrored views averaged in the second look, 1 to 8. Two outline as well as eight in a quarter of the
             time; how much eight differ says more of a nodule (``ClickSegmenter.from_all_sides``).
+        scales: further second looks, around the outline of the one before, are averaged with it: at the spacing that
+            suits its size times each of these, in at most ``VIEWS_OF_A_SCALE`` views.
+        finest_scale_mm: least spacing of those.
         border_voxels: a region this near the patch's rim (in patch voxels) has filled it, and is looked at coarser.
         influence: how far a further click reaches (standard deviation), over the longest side of its answer.
         refit_ratio: the second look is repeated where the nodule turns out larger or smaller by this factor.
@@ -68,11 +76,15 @@ class ClickConfig:
     patch_shape: tuple[int, int, int] = (32, 32, 32)
     spacing_mm: float = 0.9
     fill: float = 0.55
+    fill_large: float = 0.75
+    large_mm: tuple[float, float] = (15.0, 25.0)
     finest_mm: float = 0.5
     coarsest_mm: float = 2.4
     coarser_factor: float = 1.8
     max_passes: int = 3
     views: int = 2
+    scales: tuple[float, ...] = (1.1,)
+    finest_scale_mm: float = 0.35
     border_voxels: float = 1.5
     influence: float = 0.5
     refit_ratio: float = 1.35
@@ -87,6 +99,12 @@ class ClickConfig:
         The second look lies around what the first one shows, so its middle is inside the first patch.
         """
         return max(self.patch_shape) * self.spacing_mm
+
+    def second_spacing_mm(self, extent_mm: float, *, scale: float = 1.0) -> float:
+        """The spacing of a second look at a nodule of this longest side, or of a further one at another scale."""
+        fill = float(np.interp(extent_mm, self.large_mm, (self.fill, max(self.fill, self.fill_large))))
+        least_mm = self.finest_mm if scale == 1.0 else self.finest_scale_mm
+        return min(max(scale * extent_mm / (fill * min(self.patch_shape)), least_mm), self.coarsest_mm)
 
     @property
     def rules(self) -> LookRules:
@@ -259,7 +277,20 @@ class ClickSegmenter:
             region = dataclasses.replace(
                 found, view_variation=region.view_variation, member_information=region.member_information
             )
-        return dataclasses.replace(region, looked_at=looked_at)
+        region = self._at_all_scales(volume, region, region, clicks, seconds)
+        return dataclasses.replace(region, looked_at=looked_at.union(region.looked_at))
+
+    def _at_all_scales(
+        self, volume: Volume, region: Region, outlined: Region, clicks: Clicks, seconds: dict[str, float]
+    ) -> Region:
+        """A second look's region, averaged with what is seen around an outline at the other scales."""
+        config, looks = self._config, [region]
+        for scale in config.scales:
+            spacing_mm = config.second_spacing_mm(outlined.extent_mm, scale=scale)
+            grid = patch_around(volume, outlined.centre, clicks.foreground[-1], config.patch_shape, spacing_mm)
+            views = min(config.views, VIEWS_OF_A_SCALE)
+            looks.append(look(self._engine, volume, grid, clicks, config.rules, views=views, seconds=seconds))
+        return averaged(looks, clicks, config.rules)
 
     def _corrected(
         self, volume: Volume, clicks: Clicks, regions: list[Region], seconds: dict[str, float]
@@ -273,7 +304,8 @@ class ClickSegmenter:
             at = grid.to_patch([clicks.background[-1]])[0]
             if np.all(at > -0.5) and np.all(at < np.asarray(grid.shape) - 0.5):
                 rules, views = self._config.rules, self._config.views
-                regions[number] = look(self._engine, volume, grid, clicks, rules, views=views, seconds=seconds)
+                region = look(self._engine, volume, grid, clicks, rules, views=views, seconds=seconds)
+                regions[number] = self._at_all_scales(volume, region, regions[number], clicks, seconds)
                 return regions[number]
         return None
 
@@ -310,8 +342,7 @@ class ClickSegmenter:
         """The patch around a region at the spacing that suits its size; larger than that where it fills its patch."""
         config = self._config
         extent_mm = region.extent_mm * (config.coarser_factor if region.fills else 1.0)
-        spacing_mm = min(max(extent_mm / (config.fill * min(config.patch_shape)), config.finest_mm), config.coarsest_mm)
-        return patch_around(volume, region.centre, click, config.patch_shape, spacing_mm)
+        return patch_around(volume, region.centre, click, config.patch_shape, config.second_spacing_mm(extent_mm))
 
     def _earlier_grid(self, click: Index, earlier: Sequence[Region]) -> PatchGrid | None:
         """The patch of an earlier answer that holds a click well inside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -129,6 +130,32 @@ def look(
     return region
 
 
+def averaged(looks: Sequence[Region], clicks: Clicks, rules: LookRules) -> Region:
+    """One region from several looks at the same clicks: where looks overlap, their mean probability counts.
+
+    Args:
+        looks: at least one; the first one's patch is the region's.
+        clicks: what all of them were asked.
+        rules: from probability to region.
+    """
+    first = looks[0]
+    if len(looks) == 1:
+        return first
+    box = functools.reduce(IndexBox.union, (seen.box for seen in looks))
+    total, count = np.zeros(box.shape_ijk, dtype=np.float32), np.zeros(box.shape_ijk, dtype=np.float32)
+    for seen in looks:
+        part = seen.box.shift([-n for n in box.start_ijk]).slices
+        total[part] += seen.probability
+        count[part] += 1
+    mean = np.asarray(total / np.maximum(count, 1), dtype=np.float32)
+    return replace(
+        _region(first.grid, box, mean, clicks, rules),
+        looked_at=functools.reduce(IndexBox.union, (seen.looked_at for seen in looks)),
+        view_variation=first.view_variation,
+        member_information=first.member_information,
+    )
+
+
 def _turned_back(logits: NDArray[np.float32], flips: Sequence[tuple[int, ...]]) -> list[NDArray[np.float32]]:
     """The probabilities of mirrored views, each as the patch itself lies; ``flips`` count the channel axis."""
     seen = [np.flip(one, [axis - 1 for axis in axes]) for one, axes in zip(logits, flips, strict=True)]
@@ -151,7 +178,11 @@ def _kept(grid: PatchGrid, patch_probability: NDArray[np.float32], clicks: Click
     """Bring a patch's answer to the scan's grid and keep what the clicks say."""
     covered, values = grid.restore(patch_probability)
     box = covered.intersect(clicks.allowed)
-    values = values[box.shift([-n for n in covered.start_ijk]).slices]
+    return _region(grid, box, values[box.shift([-n for n in covered.start_ijk]).slices], clicks, rules)
+
+
+def _region(grid: PatchGrid, box: IndexBox, values: NDArray[np.float32], clicks: Clicks, rules: LookRules) -> Region:
+    """What the clicks say of probabilities on the scan's grid."""
     spacing_mm = grid.geometry.spacing_mm
     seeds = [ball(click, box, spacing_mm, rules.click_radius_mm) for click in clicks.foreground]
     at_click = float(values[seeds[-1]].max(initial=0.0)) if seeds[-1].any() else 0.0
