@@ -45,18 +45,17 @@ FINE_TUNING_RATE = "fine_tuning_rate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecondDescents:
-    """Trainings from the first one's end in which the learning rate falls once more (``train_click_cycles``).
+class FurtherDescents:
+    """Trainings from the end of the ones before in which the learning rate falls once more (``train_click_cycles``).
 
-    A second descent finds better weights than a first one of the same length goes on to.
+    A further descent finds better weights than a first one of the same length goes on to.
 
     Attributes:
         epochs: rounds of each.
         count: how many, with a seed each; their weights are averaged.
         rate: where the learning rate starts from, over the first training's.
-        correction_shares: instead of the first training's; None for the same ones.
-        sampling: instead of the first training's; None for the same. A first training on coarser patches costs a
-            fraction of the time.
+        correction_shares: None for the same as before.
+        sampling: None for the same as before. A first training on coarser patches costs a fraction of the time.
     """
 
     epochs: int
@@ -68,7 +67,7 @@ class SecondDescents:
     def __post_init__(self) -> None:
         for name in ("epochs", "count"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} of the second descents must be 1 or more, it is {getattr(self, name)}.")
+                raise InputError(f"{name} of further descents must be 1 or more, it is {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,7 @@ class ClickTrainingConfig:
 
     Attributes:
         epochs: rounds of training and validation.
-        second: trainings that follow, where ``train_click_cycles`` trains; None for none.
+        further: trainings that follow one after the other, where ``train_click_cycles`` trains.
         iterations_per_epoch: batches a round; each is one to four optimiser steps.
         batch_size: patches.
         learning_rate: at its highest, after the warm-up; a cosine brings it down to a hundredth.
@@ -95,7 +94,7 @@ class ClickTrainingConfig:
     """
 
     epochs: int = 6
-    second: SecondDescents | None = None
+    further: tuple[FurtherDescents, ...] = ()
     iterations_per_epoch: int = 25
     batch_size: int = 4
     learning_rate: float = 5e-4
@@ -122,7 +121,7 @@ class ClickTrainingConfig:
     @property
     def total_epochs(self) -> int:
         """Rounds of all descents."""
-        return self.epochs + (self.second.count * self.second.epochs if self.second else 0)
+        return self.epochs + sum(descents.count * descents.epochs for descents in self.further)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +181,7 @@ def train_click_network(
 
     Args:
         dataset: training and validation cases.
-        config: how; its second descents are ``train_click_cycles``' business.
+        config: how; its further descents are ``train_click_cycles``' business.
         start_from: weights to fine-tune; None starts from random ones.
         output_folder: takes ``best.safetensors`` and the state to resume from.
         on_epoch: called after each validation.

@@ -24,7 +24,7 @@ from typing import Any
 from medai.errors import CancelledByUserError, InputError, MedaiError, ModelError
 from medai.training.case_files import load_cases, save_cases
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents, TrainingResult
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, FurtherDescents, TrainingResult
 from medai.training.dataset import ClickDataset
 from medai.volume_io.atomic import atomic_path
 
@@ -114,19 +114,21 @@ def read_job(path: Path) -> tuple[ClickDataset, ClickTrainingConfig, dict[str, A
 
 def config_of(plain: dict[str, Any]) -> ClickTrainingConfig:
     """A configuration from what JSON made of it: lists become tuples again."""
-    sampling, second = plain["sampling"], plain["second"]
+    others = {name: value for name, value in plain.items() if name not in ("sampling", "further")}
     return ClickTrainingConfig(
-        **_tuples({name: value for name, value in plain.items() if name not in ("sampling", "second")}),
-        sampling=SamplingConfig(**_tuples(sampling)),
-        second=None if second is None else _second_of(second),
+        **_tuples(others),
+        sampling=SamplingConfig(**_tuples(plain["sampling"])),
+        further=tuple(_descents_of(descents) for descents in plain["further"]),
     )
 
 
-def _second_of(plain: dict[str, Any]) -> SecondDescents:
-    """Second descents from what JSON made of them."""
+def _descents_of(plain: dict[str, Any]) -> FurtherDescents:
+    """Further descents from what JSON made of them."""
     sampling = plain["sampling"]
     others = {name: value for name, value in plain.items() if name != "sampling"}
-    return SecondDescents(**_tuples(others), sampling=None if sampling is None else SamplingConfig(**_tuples(sampling)))
+    return FurtherDescents(
+        **_tuples(others), sampling=None if sampling is None else SamplingConfig(**_tuples(sampling))
+    )
 
 
 def outcome_of(result: TrainingResult) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from medai.inference.click import ClickSegmenter
 from medai.networks.engine import load_engine
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, FurtherDescents
 from medai.workflows.make_starter import (
     LIDC_ATTRIBUTION,
     LIDC_LICENCE,
@@ -79,7 +80,7 @@ class ClickRecipe:
             config=json.loads(json.dumps(asdict(config))),
             how=(
                 f"{config.members} network(s), each {config.epochs} epochs of {config.iterations_per_epoch} batches of "
-                f"{config.batch_size} {_patch_words(config.sampling)} from {start}{_second_words(config.second)}."
+                f"{config.batch_size} {_patch_words(config.sampling)} from {start}{_further_words(config.further)}."
             ),
         )
 
@@ -104,13 +105,14 @@ def click_config(options: StarterOptions) -> ClickTrainingConfig:
     return replace(STARTER_TRAINING, device=options.device, **changes)
 
 
-def _second_words(second: SecondDescents | None) -> str:
+def _further_words(further: Sequence[FurtherDescents]) -> str:
     """What followed the first descent of the learning rate."""
-    if second is None:
-        return ""
-    descents = "a second descent" if second.count == 1 else f"the mean of {second.count} second descents"
-    words = f", then {descents} of {second.epochs} epochs from its end"
-    return words if second.sampling is None else f"{words} on {_patch_words(second.sampling)}"
+    words = ""
+    for descents in further:
+        them = "another descent" if descents.count == 1 else f"the mean of {descents.count} descents"
+        words += f", then {them} of {descents.epochs} epochs from its end"
+        words += "" if descents.sampling is None else f" on {_patch_words(descents.sampling)}"
+    return words
 
 
 def _patch_words(sampling: SamplingConfig) -> str:

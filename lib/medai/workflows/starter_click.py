@@ -20,7 +20,7 @@ from medai.phantom import Kernel, PhantomConfig, make_phantom
 from medai.training.click_cycles import train_click_cycles
 from medai.training.click_ensemble import train_click_ensemble
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, EpochReport, SecondDescents, TrainingResult
+from medai.training.click_trainer import ClickTrainingConfig, EpochReport, FurtherDescents, TrainingResult
 from medai.training.dataset import ClickDataset, nodule_cases, split_by_patient
 from medai.training.lidc import continued, lidc_cases, series_uids
 from medai.training.reader_masks import contour_database, with_readers, with_union
@@ -43,7 +43,10 @@ STARTER_TRAINING = ClickTrainingConfig(
     average_decay=0.998,
     correction_shares=(0.3, 0.5),
     replay_fraction=0.06,
-    second=SecondDescents(epochs=38, sampling=SamplingConfig()),
+    further=(
+        FurtherDescents(epochs=38, sampling=SamplingConfig()),
+        FurtherDescents(epochs=40, rate=0.4, sampling=SamplingConfig(zoom_spread=0.22)),
+    ),
     keep="last",
 )
 """The share of ``replay_fraction`` goes to the phantoms."""

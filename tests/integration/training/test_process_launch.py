@@ -23,7 +23,7 @@ from medai.networks.checkpoint import load_checkpoint, save_checkpoint
 from medai.networks.factory import build_network, network_tensors
 from medai.training.case_files import load_cases, save_cases
 from medai.training.click_sampling import SamplingConfig
-from medai.training.click_trainer import ClickTrainingConfig, SecondDescents
+from medai.training.click_trainer import ClickTrainingConfig, FurtherDescents
 from medai.training.dataset import ClickDataset
 from medai.training.several_processes import config_of, train_in_processes
 
@@ -156,8 +156,8 @@ def test_workers_end_with_the_process_that_began_them(dataset: ClickDataset, sta
 def test_a_configuration_survives_json() -> None:
     import json
 
-    both = replace(CONFIG, second=SecondDescents(epochs=3, correction_shares=(0.5, 0.2)))
-    finer = replace(CONFIG, second=SecondDescents(epochs=3, sampling=SamplingConfig(patch_shape=(24, 24, 24))))
+    both = replace(CONFIG, further=(FurtherDescents(epochs=3, correction_shares=(0.5, 0.2)), FurtherDescents(epochs=1)))
+    finer = replace(CONFIG, further=(FurtherDescents(epochs=3, sampling=SamplingConfig(patch_shape=(24, 24, 24))),))
     for config in (CONFIG, both, finer):
         assert config_of(json.loads(json.dumps(asdict(config)))) == config
 

@@ -10,7 +10,7 @@ from medai.errors import InputError, ModelError
 from medai.evaluation.dice import dice
 from medai.evaluation.information import entropy_bits
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.inference.click import ClickConfig, ClickSegmenter
+from medai.inference.click import VIEWS_OF_A_SCALE, ClickConfig, ClickSegmenter
 from medai.inference.click_rules import MAX_CLICKS
 from medai.inference.mirrored import FLIPS
 from medai.networks.committee import Committee
@@ -204,11 +204,56 @@ def test_the_second_look_averages_mirrored_views(views):
     if views == 8:
         segmenter = segmenter.from_all_sides()
     segmenter.segment(volume, foreground_ijk=[(41, 37, 21)])
-    first, second = engine.batches[0], engine.batches[-1]
+    first, second, at_another_scale = engine.batches[0], *engine.batches[-2:]
     assert len(first) == 1
     assert len(second) == views
+    assert len(at_another_scale) == VIEWS_OF_A_SCALE
     assert len({view.tobytes() for view in second}) == views
     np.testing.assert_array_equal(second[1], second[0][:, ::-1, ::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("extent_mm", "spacing_mm", "other_mm"),
+    [(5.0, 0.5, 0.35), (8.0, 0.5, 0.5), (14.0, 0.8, 0.875), (25.0, 1.04, 1.146), (90.0, 2.4, 2.4)],
+)
+def test_a_large_nodule_is_shown_larger_and_a_small_one_finer_at_the_other_scale(extent_mm, spacing_mm, other_mm):
+    config = ClickConfig.of_checkpoint(CONFIG)
+    assert config.second_spacing_mm(extent_mm) == pytest.approx(spacing_mm, abs=0.01)
+    assert config.second_spacing_mm(extent_mm, scale=1.1) == pytest.approx(other_mm, abs=0.01)
+
+
+def test_a_network_that_is_used_to_large_nodules_sees_them_no_smaller():
+    config = ClickConfig.of_checkpoint({**CONFIG, "fill": 0.9})
+    assert config.second_spacing_mm(30.0) == pytest.approx(30.0 / (0.9 * 32))
+
+
+class SaysInTurn(BrightIsNodule):
+    """Answers each run with the next of some logits."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits = iter(logits)
+
+    def run(self, batch):
+        return np.where(super().run(batch) > 0, next(self.logits), -4.0).astype(np.float32)
+
+
+def test_scales_that_differ_are_averaged():
+    volume, _ = scan([(40, 38, 20)], [5.0])
+    engine = SaysInTurn(4.0, 3.0, 0.5)
+    result = ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)])
+    middle = tuple(int(n) for n in np.subtract((40, 38, 20), result.box.start_ijk))
+    expected = (1 / (1 + np.exp(-3.0)) + 1 / (1 + np.exp(-0.5))) / 2
+    assert result.probability[middle] == pytest.approx(expected, abs=0.01)
+
+
+def test_beyond_the_finer_scale_the_coarser_one_says_what_is_there():
+    engine = Watching()
+    volume, (ball,) = scan([(40, 38, 20)], [2.2])
+    result = ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)])
+    assert dice(whole(result, volume), ball) > 0.85
+    sides_mm = np.multiply(result.box.shape_ijk, volume.geometry.spacing_mm)
+    assert np.all(sides_mm > 0.9 * 32 * 0.5), "the box is that of the coarser scale"
 
 
 def test_half_the_views_see_each_direction_as_often():
@@ -236,7 +281,7 @@ def test_a_nodule_cut_by_the_end_of_the_scan_does_not_fill_its_patch():
     engine = BrightIsNodule()
     volume, (ball,) = scan([(40, 38, 1)], [5.0])
     mask = whole(ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 1)]), volume)
-    assert engine.runs == 2
+    assert engine.runs == 3
     assert dice(mask, ball) > 0.9
 
 
@@ -313,7 +358,7 @@ def test_inside_a_mass_the_click_is_looked_at_from_farther_away(click_ijk):
     volume, (mass,) = scan([(40, 40, 20)], [29.0], shape=(100, 101, 60), spacing=(1.0, 1.0, 2.0))
     engine = KnowsAnEdge()
     result = ClickSegmenter(engine).segment(volume, foreground_ijk=[click_ijk])
-    assert engine.runs <= 4
+    assert engine.runs <= 5
     assert dice(whole(result, volume), mass) > 0.9
 
 
