@@ -231,11 +231,12 @@ class ClickSegmenter:
             clicks = Clicks(foreground=tuple(foreground[:count]), background=(), allowed=allowed)
             regions.append(self._answer(volume, clicks, regions, seconds))
             answer = self._joined(answer, regions[-1], clicks, foreground[count - 1])
-        looked_at = [region.looked_at for region in regions]  # a corrected answer reads no more than the one before
+        looked_at = [region.looked_at for region in regions]
         for count in range(1, len(background) + 1 if answer is not None else 1):
             clicks = Clicks(foreground=tuple(foreground), background=tuple(background[:count]), allowed=allowed)
             region = self._corrected(volume, clicks, regions, seconds)
             if region is not None:
+                looked_at.append(region.looked_at)
                 answer = self._joined(answer, region, clicks, background[count - 1])
         box, mask, probability = (
             (answer.box, answer.mask, answer.probability)
