@@ -256,6 +256,17 @@ def test_beyond_the_finer_scale_the_coarser_one_says_what_is_there():
     assert np.all(sides_mm > 0.9 * 32 * 0.5), "the box is that of the coarser scale"
 
 
+def test_nothing_outside_what_was_looked_at_matters():
+    volume, _ = scan([(30, 38, 20), (36, 38, 20)], [4.0, 4.0])
+    clicks = {"foreground_ijk": [(30, 38, 20), (29, 37, 20)], "background_ijk": [(37, 38, 20)]}
+    result = ClickSegmenter(BrightIsNodule()).segment(volume, **clicks)
+    image_hu = np.full_like(volume.image_hu, 50)
+    image_hu[result.looked_at.slices] = volume.image_hu[result.looked_at.slices]
+    again = ClickSegmenter(BrightIsNodule()).segment(Volume(geometry=volume.geometry, image_hu=image_hu), **clicks)
+    assert result.looked_at.shape_ijk != volume.geometry.shape_ijk
+    np.testing.assert_array_equal(whole(again, volume), whole(result, volume))
+
+
 def test_half_the_views_see_each_direction_as_often():
     assert all(sum(axis in flip for flip in FLIPS[:count]) == count / 2 for axis in range(3) for count in (2, 4, 8))
 
