@@ -158,8 +158,8 @@ def _boxes_ras_mm(study: RealStudy, real_data: Path) -> NDArray[np.float64]:
 
 
 @pytest.mark.xfail(
-    reason="a mass of 7 cm is larger than the click network's coarsest patch was trained for: 74 % of its outline is "
-    "denser than -400 HU, 80 % is wanted (issue 3 stays open)",
+    reason="a mass of 7 cm is larger than anything the click network learned from: 72 % of its outline is denser than "
+    "-400 HU, 80 % is wanted (decision 0007)",
     strict=True,
 )
 def test_the_mass_is_outlined_where_its_boxes_are(

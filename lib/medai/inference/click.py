@@ -76,14 +76,14 @@ class ClickConfig:
     patch_shape: tuple[int, int, int] = (32, 32, 32)
     spacing_mm: float = 0.9
     fill: float = 0.55
-    fill_large: float = 0.75
-    large_mm: tuple[float, float] = (15.0, 25.0)
+    fill_large: float = 0.85
+    large_mm: tuple[float, float] = (18.0, 25.0)
     finest_mm: float = 0.5
     coarsest_mm: float = 2.4
     coarser_factor: float = 1.8
     max_passes: int = 3
     views: int = 2
-    scales: tuple[float, ...] = (1.1,)
+    scales: tuple[float, ...] = (1.2,)
     finest_scale_mm: float = 0.35
     border_voxels: float = 1.5
     influence: float = 0.5
