@@ -53,6 +53,18 @@ def status(served: Served) -> dict[str, Any]:
     return found
 
 
+def held_up(served: Served) -> tuple[threading.Event, threading.Event]:
+    """Every case is held up in its middle: the first event says that one is there, the second lets all go on."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        inside.set()
+        go_on.wait(20)
+
+    served.candidates.before = slowly
+    return inside, go_on
+
+
 def is_idle(served: Served) -> bool:
     return status(served)["state"] == "idle"
 
@@ -111,13 +123,7 @@ def test_it_pauses_in_the_middle_of_a_case_while_somebody_waits(served: Served, 
 
 
 def test_stopped_by_somebody_it_stays_stopped(served: Served, pool: PoolScoring):
-    inside, go_on = threading.Event(), threading.Event()
-
-    def slowly() -> None:
-        inside.set()
-        go_on.wait(20)
-
-    served.candidates.before = slowly
+    inside, go_on = held_up(served)
     pool.begin()
     assert inside.wait(20)
     assert served.client.delete("/scoring/").json()["status"] == "STOPPED"
@@ -137,13 +143,7 @@ def test_asked_again_it_goes_on(served: Served, pool: PoolScoring):
 
 
 def test_asked_again_before_the_stopped_one_has_ended_it_goes_on_too(served: Served, pool: PoolScoring):
-    inside, go_on = threading.Event(), threading.Event()
-
-    def slowly() -> None:
-        inside.set()
-        go_on.wait(20)
-
-    served.candidates.before = slowly
+    inside, go_on = held_up(served)
     pool.begin()
     assert inside.wait(20)
     stopped = served.client.delete("/scoring/").json()
