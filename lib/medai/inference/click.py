@@ -40,6 +40,7 @@ from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
 
 VIEWS_OF_A_SCALE = 2
+"""Mirrored views of a further look, also where the second look has eight for what they differ about."""
 
 NO_NODULE = 0.02
 """Probabilities below this are taken for 0: far from the nodule there are many voxels."""
@@ -100,11 +101,18 @@ class ClickConfig:
         """
         return max(self.patch_shape) * self.spacing_mm
 
-    def second_spacing_mm(self, extent_mm: float, *, scale: float = 1.0) -> float:
-        """The spacing of a second look at a nodule of this longest side, or of a further one at another scale."""
+    def second_spacing_mm(self, extent_mm: float) -> float:
+        """The spacing of the second look at a nodule of this longest side."""
+        return min(max(self._suitable_mm(extent_mm), self.finest_mm), self.coarsest_mm)
+
+    def scaled_spacing_mm(self, extent_mm: float, scale: float) -> float:
+        """The spacing of a further look at it, at one of the other scales."""
+        return min(max(scale * self._suitable_mm(extent_mm), self.finest_scale_mm), self.coarsest_mm)
+
+    def _suitable_mm(self, extent_mm: float) -> float:
+        """The spacing at which a nodule takes its part of the patch."""
         fill = float(np.interp(extent_mm, self.large_mm, (self.fill, max(self.fill, self.fill_large))))
-        least_mm = self.finest_mm if scale == 1.0 else self.finest_scale_mm
-        return min(max(scale * extent_mm / (fill * min(self.patch_shape)), least_mm), self.coarsest_mm)
+        return extent_mm / (fill * min(self.patch_shape))
 
     @property
     def rules(self) -> LookRules:
@@ -287,7 +295,7 @@ class ClickSegmenter:
         """A second look's region, averaged with what is seen around an outline at the other scales."""
         config, looks = self._config, [region]
         for scale in config.scales:
-            spacing_mm = config.second_spacing_mm(outlined.extent_mm, scale=scale)
+            spacing_mm = config.scaled_spacing_mm(outlined.extent_mm, scale)
             grid = patch_around(volume, outlined.centre, clicks.foreground[-1], config.patch_shape, spacing_mm)
             views = min(config.views, VIEWS_OF_A_SCALE)
             looks.append(look(self._engine, volume, grid, clicks, config.rules, views=views, seconds=seconds))

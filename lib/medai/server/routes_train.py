@@ -95,9 +95,9 @@ async def score(
 
 
 @router.delete("/scoring/", tags=["Scoring"])
-async def stop_scoring(request: Request, user: Annotator) -> JSONResponse:
+async def stop_scoring(request: Request, lanes: Threads, user: Annotator) -> JSONResponse:
     """End the scoring; by itself it begins again only after it was asked for, or after a restart of the server."""
-    return PlainJSONResponse(request.app.state.scoring.stop() or {})
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, request.app.state.scoring.stop) or {})
 
 
 async def _score(request: Request, app: MedaiApp, lanes: Threads, method: str, *, run_sync: bool) -> Any:

@@ -28,7 +28,8 @@ class SamplingConfig:
     Attributes:
         patch_shape: voxels.
         spacing_mm: of the first look.
-        fill: part of the second look's patch that the nodule's longest side takes.
+        fill: part of the second look's patch that the nodule's longest side takes; inference shows large ones larger
+            and looks at another scale too (``ClickConfig``), within what ``zoom_spread`` and first looks draw.
         finest_mm: least spacing of the second look.
         coarsest_mm: largest spacing of the second look.
         second_look_fraction: share of patches that are second looks.

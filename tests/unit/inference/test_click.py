@@ -219,7 +219,7 @@ def test_the_second_look_averages_mirrored_views(views):
 def test_a_large_nodule_is_shown_larger_and_a_small_one_finer_at_the_other_scale(extent_mm, spacing_mm, other_mm):
     config = ClickConfig.of_checkpoint(CONFIG)
     assert config.second_spacing_mm(extent_mm) == pytest.approx(spacing_mm, abs=0.01)
-    assert config.second_spacing_mm(extent_mm, scale=1.2) == pytest.approx(other_mm, abs=0.01)
+    assert config.scaled_spacing_mm(extent_mm, 1.2) == pytest.approx(other_mm, abs=0.01)
 
 
 def test_a_network_that_is_used_to_large_nodules_sees_them_no_smaller():
@@ -247,10 +247,9 @@ def test_scales_that_differ_are_averaged():
     assert result.probability[middle] == pytest.approx(expected, abs=0.01)
 
 
-def test_beyond_the_finer_scale_the_coarser_one_says_what_is_there():
-    engine = Watching()
+def test_beyond_the_finer_scale_the_coarser_one_says_what_is_there(segmenter):
     volume, (ball,) = scan([(40, 38, 20)], [2.2])
-    result = ClickSegmenter(engine).segment(volume, foreground_ijk=[(40, 38, 20)])
+    result = segmenter.segment(volume, foreground_ijk=[(40, 38, 20)])
     assert dice(whole(result, volume), ball) > 0.85
     sides_mm = np.multiply(result.box.shape_ijk, volume.geometry.spacing_mm)
     assert np.all(sides_mm > 0.9 * 32 * 0.5), "the box is that of the coarser scale"
