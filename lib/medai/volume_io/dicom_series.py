@@ -13,7 +13,7 @@ from medai.geometry import VolumeGeometry
 from medai.volume_io.dicom_geometry import StackPlan, plan_stack
 from medai.volume_io.dicom_headers import DicomFile, looks_like_dicom, read_dicom_file
 from medai.volume_io.dicom_pixels import read_stack
-from medai.volume_io.options import ReadOptions
+from medai.volume_io.options import ReadBudget, ReadOptions
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +132,9 @@ def plan_series(series: DicomSeries, options: ReadOptions) -> StackPlan:
     for file in series.files:
         if file.problem and (file.path in used or not file.frames):
             raise InputError(f"{name}: {file.path.name} has {file.problem}. Copy or export the series again.")
-    return plan_stack(kept, options, name)
+    plan = plan_stack(kept, options, name)
+    options.budget.check(plan.geometry.shape_ijk, 2, name)
+    return plan
 
 
 def _short_number(text: str) -> str:
@@ -164,15 +166,15 @@ class DicomReader:
         """True for folders, and for files with DICOM content whatever their name."""
         return path.is_dir() or looks_like_dicom(path)
 
-    def read_geometry(self, path: Path) -> VolumeGeometry:
+    def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the headers alone."""
-        return plan_series(_only_series(path), ReadOptions()).geometry
+        return plan_series(_only_series(path), ReadOptions(budget=budget)).geometry
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan."""
         return read_series(_only_series(path), options)
 
-    def read_label_map(self, path: Path) -> LabelMap:
+    def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """Label maps are not kept in DICOM here."""
         raise InputError(f"'{path.name}' is DICOM; label maps are read from NRRD, NIfTI or MetaImage files.")
 

@@ -15,7 +15,7 @@ from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_from_itk, affine_to_itk
 from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, zlib_stream_size
 from medai.volume_io.nrrd_file import detached_file
-from medai.volume_io.options import ReadOptions
+from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.segments import named_segments
 from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, build_voxels
 
@@ -31,18 +31,18 @@ class MetaImageReader:
         """True by the ending of the name."""
         return path.is_file() and path.suffix.lower() in (".mha", ".mhd")
 
-    def read_geometry(self, path: Path) -> VolumeGeometry:
+    def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
-        return _read_header(path)[1]
+        return _read_header(path, budget)[1]
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan."""
-        geometry, voxels = _read(path, HU_TYPES)
+        geometry, voxels = _read(path, HU_TYPES, options.budget)
         return Volume(geometry=geometry, image_hu=voxels)
 
-    def read_label_map(self, path: Path) -> LabelMap:
+    def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """The labels, named ``label_k``: MetaImage stores no names."""
-        geometry, labels = _read(path, LABEL_TYPES)
+        geometry, labels = _read(path, LABEL_TYPES, budget)
         return LabelMap(geometry=geometry, labels=labels, segments=named_segments(labels, ()))
 
 
@@ -59,7 +59,7 @@ def write_meta_image(path: Path, voxels: NDArray[np.generic], geometry: VolumeGe
     itk.imwrite(image, str(path), compression=True, imageio=itk.MetaImageIO.New())
 
 
-def _read_header(path: Path) -> tuple[Any, VolumeGeometry]:
+def _read_header(path: Path, budget: ReadBudget) -> tuple[Any, VolumeGeometry]:
     import itk
 
     _find_voxels(path)
@@ -67,6 +67,7 @@ def _read_header(path: Path) -> tuple[Any, VolumeGeometry]:
     header.SetFileName(str(path))
     try:
         header.ReadImageInformation()
+        voxel_bytes = int(header.GetComponentSize())
     except RuntimeError as error:
         raise InputError(f"{path.name} has a damaged MetaImage header. Export the scan again.") from error
     axes = int(header.GetNumberOfDimensions())
@@ -80,6 +81,7 @@ def _read_header(path: Path) -> tuple[Any, VolumeGeometry]:
             f"{path.name} holds {header.GetNumberOfComponents()} values a voxel (colours or vectors), not Hounsfield "
             "units."
         )
+    budget.check(shape, voxel_bytes, path.name)
     affine = affine_from_itk(
         [header.GetOrigin(a) for a in range(3)],
         [header.GetSpacing(a) for a in range(3)],
@@ -153,10 +155,12 @@ def _byte_count(fields: dict[str, str]) -> int:
     return count
 
 
-def _read(path: Path, types: tuple[type[np.generic], ...]) -> tuple[VolumeGeometry, NDArray[np.generic]]:
+def _read(
+    path: Path, types: tuple[type[np.generic], ...], budget: ReadBudget
+) -> tuple[VolumeGeometry, NDArray[np.generic]]:
     import itk
 
-    header, geometry = _read_header(path)
+    header, geometry = _read_header(path, budget)
     voxels = _find_voxels(path)
     if voxels.compressed:
         _check_compressed_voxels(voxels, path.name)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
-from medai.volume_io.options import ReadOptions
+from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.segments import named_segments
 from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, OnVoxels, VoxelLayout, read_voxels
 
@@ -32,22 +32,25 @@ class NiftiReader:
         """True by the ending of the name."""
         return path.is_file() and path.name.lower().endswith(_SUFFIXES)
 
-    def read_geometry(self, path: Path) -> VolumeGeometry:
+    def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
-        return _geometry(_load_header(path), path.name)
+        image = _load_header(path)
+        geometry = _geometry(image, path.name)
+        budget.check(geometry.shape_ijk, image.dataobj.dtype.itemsize, path.name)
+        return geometry
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan; HU are ``stored * scl_slope + scl_inter``."""
         image = _load_header(path)
         geometry = _geometry(image, path.name)
-        voxels = _voxels(image, path, geometry, HU_TYPES, options.watcher(geometry))
+        voxels = _voxels(image, path, geometry, HU_TYPES, options.budget, options.watcher(geometry))
         return Volume(geometry=geometry, image_hu=voxels)
 
-    def read_label_map(self, path: Path) -> LabelMap:
+    def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """The labels, named ``label_k``: NIfTI stores no names."""
         image = _load_header(path)
         geometry = _geometry(image, path.name)
-        labels = _voxels(image, path, geometry, LABEL_TYPES)
+        labels = _voxels(image, path, geometry, LABEL_TYPES, budget)
         return LabelMap(geometry=geometry, labels=labels, segments=named_segments(labels, ()))
 
 
@@ -89,6 +92,7 @@ def _voxels(
     path: Path,
     geometry: VolumeGeometry,
     types: tuple[type[np.generic], ...],
+    budget: ReadBudget,
     on_voxels: OnVoxels | None = None,
 ) -> NDArray[np.generic]:
     proxy = image.dataobj
@@ -96,4 +100,4 @@ def _voxels(
         shape=geometry.shape_ijk, dtype=proxy.dtype, slope=float(proxy.slope), intercept=float(proxy.inter)
     )
     gzipped = path.name.lower().endswith(".gz")
-    return read_voxels(path, layout, types, gzipped=gzipped, skip=int(proxy.offset), on_voxels=on_voxels)
+    return read_voxels(path, layout, types, budget=budget, gzipped=gzipped, skip=int(proxy.offset), on_voxels=on_voxels)

@@ -19,7 +19,7 @@ from medai.domain import LabelMap, Segment, Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_lps_to_ras
-from medai.volume_io.options import ReadOptions
+from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.segments import StoredSegment, named_segments, read_segment_header
 from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, OnVoxels, VoxelLayout, build_voxels, read_voxels
 
@@ -66,9 +66,12 @@ class NrrdReader:
         """True by the ending of the name."""
         return path.is_file() and path.suffix.lower() in (".nrrd", ".nhdr")
 
-    def read_geometry(self, path: Path) -> VolumeGeometry:
+    def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
-        return _geometry(read_nrrd_header(path).fields, path.name)[0]
+        header = read_nrrd_header(path)
+        geometry = _geometry(header.fields, path.name)[0]
+        budget.check(header.fields["sizes"], _stored_type(header, path.name).itemsize, path.name)
+        return geometry
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan."""
@@ -82,10 +85,10 @@ class NrrdReader:
                 "Export one volume of it."
             )
         on_voxels = options.watcher(geometry) if tuple(sizes) == geometry.shape_ijk else None
-        voxels = _voxels(header, HU_TYPES, path.name, on_voxels)
+        voxels = _voxels(header, HU_TYPES, path.name, options.budget, on_voxels)
         return Volume(geometry=geometry, image_hu=voxels.reshape(geometry.shape_ijk, order="F"))
 
-    def read_label_map(self, path: Path) -> LabelMap:
+    def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """The labels with the names and colours of a Slicer segmentation, if it is one.
 
         Layers (overlapping segments) are flattened: where two segments meet, the later one has the voxel, as in
@@ -93,7 +96,7 @@ class NrrdReader:
         """
         header = read_nrrd_header(path)
         geometry, axes = _geometry(header.fields, path.name)
-        voxels = _voxels(header, LABEL_TYPES, path.name)
+        voxels = _voxels(header, LABEL_TYPES, path.name, budget)
         stored = _stored_segments(header.fields, path.name)
         layers = _layers(voxels, axes, path.name)
         if len(layers) == 1 and len({s.value for s in stored}) == len(stored):
@@ -202,32 +205,49 @@ def _refuse_colours(fields: dict[str, Any], axes: Sequence[int], file_name: str)
             raise InputError(f"{file_name} holds several values a voxel ({kind}), not Hounsfield units.")
 
 
-def _voxels(
-    header: NrrdHeader, types: tuple[type[np.generic], ...], file_name: str, on_voxels: OnVoxels | None = None
-) -> NDArray[np.generic]:
+def _stored_type(header: NrrdHeader, file_name: str) -> np.dtype[Any]:
     import nrrd
 
     # The only table of NRRD's type names in pynrrd is behind this function (pinned below 2.0 for it).
-    from nrrd.reader import _determine_datatype, read_data
+    from nrrd.reader import _determine_datatype
+
+    try:
+        dtype = cast("np.dtype[Any]", _determine_datatype(header.fields))
+    except (nrrd.NRRDError, KeyError) as error:
+        raise InputError(f"{file_name} cannot be read: {error}. Save it again as gzip-compressed NRRD.") from error
+    if dtype.kind not in "iuf":
+        raise InputError(f"{file_name} holds '{header.fields['type']}' blocks, not numbers.")
+    return dtype
+
+
+def _voxels(
+    header: NrrdHeader,
+    types: tuple[type[np.generic], ...],
+    file_name: str,
+    budget: ReadBudget,
+    on_voxels: OnVoxels | None = None,
+) -> NDArray[np.generic]:
+    import nrrd
+    from nrrd.reader import read_data
 
     fields = header.fields
     skips = ("line skip", "lineskip", "byte skip", "byteskip")
     encoding = str(fields["encoding"]).lower()
+    dtype = _stored_type(header, file_name)
     try:
-        dtype = _determine_datatype(fields)
-        if dtype.kind not in "iuf":
-            raise InputError(f"{file_name} holds '{fields['type']}' blocks, not numbers.")
         if encoding in ("raw", "gzip", "gz") and not any(fields.get(skip) for skip in skips):
             layout = VoxelLayout(shape=tuple(int(n) for n in fields["sizes"]), dtype=dtype)
             return read_voxels(
                 header.data_path,
                 layout,
                 types,
+                budget=budget,
                 gzipped=encoding != "raw",
                 start=header.data_start,
                 file_name=file_name,
                 on_voxels=on_voxels,
             )
+        budget.check(fields["sizes"], dtype.itemsize, file_name)
         with header.data_path.open("rb") as stream:
             stream.seek(header.data_start)
             attached = {k: v for k, v in fields.items() if k not in ("data file", "datafile")}

@@ -15,9 +15,9 @@ from medai.volume_io.dicom_series import DicomReader
 from medai.volume_io.meta_image import MetaImageReader
 from medai.volume_io.nifti import NiftiReader
 from medai.volume_io.nrrd_file import NrrdReader
-from medai.volume_io.options import ReadOptions
+from medai.volume_io.options import ReadBudget, ReadOptions
 
-__all__ = ["READERS", "ReadOptions", "VolumeReader", "read_geometry", "read_label_map", "read_volume"]
+__all__ = ["READERS", "ReadBudget", "ReadOptions", "VolumeReader", "read_geometry", "read_label_map", "read_volume"]
 
 
 class VolumeReader(Protocol):
@@ -30,13 +30,13 @@ class VolumeReader(Protocol):
     def can_read(self, path: Path) -> bool:
         """True where this reader is the one for the path; it must not read the voxels to find out."""
 
-    def read_geometry(self, path: Path) -> VolumeGeometry:
+    def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine, from the header alone."""
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan in Hounsfield units."""
 
-    def read_label_map(self, path: Path) -> LabelMap:
+    def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """The label map."""
 
 
@@ -48,35 +48,43 @@ def read_volume(path: Path, *, options: ReadOptions = ReadOptions()) -> Volume: 
 
     Args:
         path: an NRRD, NIfTI or MetaImage file, a DICOM file, or a folder that holds exactly one DICOM CT series.
-        options: what to do with irregular or tilted series.
+        options: what to do with irregular or tilted series, and the largest image that is read.
 
     Returns:
         The scan; int16 where every voxel is a whole number of Hounsfield units, else float32. Indexed [i, j, k] with
         i fastest in memory.
 
     Raises:
-        InputError: no such file, unknown format, damaged, not finite, not three-dimensional, or several series.
+        InputError: no such file, unknown format, damaged, not finite, not three-dimensional, larger than the
+            budget, or several series.
         UnsupportedScanError: a readable series that is not a CT on a regular right-angled grid.
         GeometryError: the header describes no usable grid.
     """
     return _reader_for(path).read_volume(path, options)
 
 
-def read_geometry(path: Path) -> VolumeGeometry:
-    """Read shape and affine from the headers alone; see ``read_volume`` for paths and errors."""
-    return _reader_for(path).read_geometry(path)
+def read_geometry(path: Path, *, budget: ReadBudget = ReadBudget()) -> VolumeGeometry:  # noqa: B008 - frozen
+    """Read shape and affine from the headers alone; see ``read_volume`` for paths and errors.
+
+    Args:
+        path: as for ``read_volume``.
+        budget: the largest image that is not refused.
+    """
+    return _reader_for(path).read_geometry(path, budget)
 
 
-def read_label_map(path: Path) -> LabelMap:
+def read_label_map(path: Path, *, budget: ReadBudget = ReadBudget()) -> LabelMap:  # noqa: B008 - frozen
     """Read a label map (uint8, or uint16 where a value is above 255).
 
     Args:
         path: an NRRD (a 3D Slicer segmentation keeps its names and colours), NIfTI or MetaImage file.
+        budget: the largest image that is read.
 
     Raises:
-        InputError: no such file, unknown format, damaged, or values that are not whole numbers from 0 to 65535.
+        InputError: no such file, unknown format, damaged, larger than the budget, or values that are not whole numbers
+            from 0 to 65535.
     """
-    return _reader_for(path).read_label_map(path)
+    return _reader_for(path).read_label_map(path, budget)
 
 
 def _reader_for(path: Path) -> VolumeReader:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from medai.errors import InputError
 from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, fortran_bytes, open_inflated
+from medai.volume_io.options import ReadBudget
 
 HU_TYPES: tuple[type[np.generic], ...] = (np.int16, np.float32)
 """What an image may become, smallest first: whole Hounsfield units are int16, anything else float32."""
@@ -128,6 +129,7 @@ def read_voxels(
     layout: VoxelLayout,
     types: tuple[type[np.generic], ...],
     *,
+    budget: ReadBudget,
     gzipped: bool,
     start: int = 0,
     skip: int = 0,
@@ -140,6 +142,7 @@ def read_voxels(
         path: the file that holds the voxels.
         layout: shape, type and scaling.
         types: allowed result types, smallest first.
+        budget: the largest image that is read.
         gzipped: True where the bytes from ``start`` on are a gzip stream.
         start: byte of the file at which the stream begins (an NRRD header lies before its compressed voxels).
         skip: bytes of the inflated stream before the first voxel (a NIfTI header is compressed with its voxels).
@@ -150,12 +153,13 @@ def read_voxels(
         Fortran-ordered array of ``layout.shape``.
 
     Raises:
-        InputError: the file is truncated, damaged, or holds a value that no type fits.
+        InputError: the file is truncated, damaged, larger than the budget, or holds a value that no type fits.
     """
     file_name = file_name or path.name
     size = path.stat().st_size - start
     if skip < 0 or skip + layout.byte_count > size * (_LARGEST_INFLATION if gzipped else 1):
         raise InputError(_truncated(file_name, layout.byte_count))
+    budget.check(layout.shape, layout.dtype.itemsize, file_name)
     with path.open("rb", buffering=0) as raw:
         try:
             raw.seek(start)
