@@ -53,8 +53,8 @@ from medai.workflows.annotation_cost import LearntCost
 from medai.workflows.case_queue import CaseQueue
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
-from medai.workflows.labelled_examples import read_submitted
 from medai.workflows.score_case import scored_versions, scoring_pipeline
+from medai.workflows.submitted_label import read_submitted
 from medai.workflows.training_policy import TrainingPolicy
 from medai.workflows.training_queue import TrainingQueue
 
@@ -342,7 +342,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
     def _submitted_label(self, case_id: str) -> LabelMap | None:
         """What was submitted for a case, with its annotator's names; None where nothing was, or boxes alone."""
         path = self.study.labels(case_id).get(FINAL)
-        return None if path is None or path.suffix == ".json" else read_submitted(self.study, case_id)
+        return None if path is None or path.suffix == ".json" else read_submitted(self.study, case_id).label_map
 
     def _load_click(self, version: ModelVersion) -> ClickSegmenter:
         from medai.inference.click import ClickSegmenter

@@ -20,9 +20,7 @@ from medai.server.infer_models import ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.server.nodule_table import latencies, prediction_params
 from medai.server.scan_tasks import ScanPredictions, nodules_label_map
-from medai.volume_io.axes import with_axes_of
-from medai.volume_io.readers import read_label_map
-from medai.volume_io.regrid import place_label_map
+from medai.volume_io.scan_labels import read_scan_label
 from medai.workflows.classify_case import NoduleAssessor, outlined_nodules, rate_nodules
 
 logger = logging.getLogger(__name__)
@@ -100,7 +98,7 @@ class NoduleClassificationTask(MedaiInferTask):
     def _label(self, request: InferRequest, volume: Volume) -> tuple[str, LabelMap | None]:
         """Where the nodules come from, in a word, and the label they are in; None: the proposal."""
         if request.label_path is not None:
-            sent = with_axes_of(volume.geometry, read_label_map(request.label_path))
-            return "label that was sent", place_label_map(sent, volume.geometry)
+            sent = read_scan_label(request.label_path, volume.geometry, request.params)
+            return "label that was sent", sent.label_map
         submitted = self._submitted(request.case_id) if request.case_id else None
         return ("proposal", None) if submitted is None else ("submitted label", submitted)

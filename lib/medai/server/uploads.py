@@ -10,33 +10,24 @@ Threads: pure functions of their arguments; they block (decoding), so the server
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medai.domain import LabelMap, Segment
-from medai.errors import GeometryError, InputError, UnsupportedScanError
-from medai.geometry import IndexBox, VolumeGeometry
+from medai.domain import LabelMap
+from medai.errors import InputError, UnsupportedScanError
+from medai.geometry import VolumeGeometry
 from medai.server.detections import detection_tag, read_detections
-from medai.server.label_names import SCRIBBLES, distinct_names, name_values, read_label_info, says_nothing_found
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
-from medai.volume_io.axes import axes_along, with_axes_of
 from medai.volume_io.plausibility import check_chest_ct
-from medai.volume_io.readers import read_geometry, read_label_map, read_volume
-from medai.volume_io.regrid import place_label_map
-from medai.volume_io.segments import palette_colour, present_values
+from medai.volume_io.readers import read_geometry, read_volume
+from medai.volume_io.scan_labels import MOST_VOXELS, check_voxel_count, read_scan_label
 from medai.volume_io.writers import write_label_map, write_volume
 
 LABEL_UPLOAD_EXTENSIONS = LABEL_EXTENSIONS
 IMAGE_UPLOAD_EXTENSIONS = (*IMAGE_EXTENSIONS, ".dcm")
 """A single DICOM file is a scan where it is an enhanced multi-frame one; it is stored as .nii.gz."""
-
-MOST_SEGMENTS = 255
-"""Labels are stored as uint8."""
 
 LARGEST_PARAMS_BYTES = 256 << 10
 """What a client says about a label is kept in the study's index, which is read whole."""
@@ -48,11 +39,11 @@ class UploadLimits:
 
     Attributes:
         largest_bytes: of the file as sent.
-        most_voxels: after decoding, all layers of a segmentation together. 2^30 is a 1024×1024×1000 scan.
+        most_voxels: after decoding, all layers of a segmentation together.
     """
 
     largest_bytes: int = 2 << 30
-    most_voxels: int = 1 << 30
+    most_voxels: int = MOST_VOXELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +86,7 @@ def check_label_upload(
         path: the upload, with the ending its sender gave it.
         scan: the grid of the scan it belongs to.
         tag: where the client wants it.
-        params: the client's form fields: ``label_info`` (see ``label_names``), ``client_id``, ``no_findings`` …
+        params: the client's form fields: ``label_info`` (see ``volume_io.label_names``), ``client_id`` …
         output_folder: where the file to store is written; not in the study.
         limits: how large it may be.
 
@@ -117,15 +108,18 @@ def check_label_upload(
         target.write_text(json.dumps(document))
         info = {**params, "detections": len(document["markups"])}
         return CheckedLabel(path=target, tag=detection_tag(tag), info=info)
-    is_segmentation = extension == ".seg.nrrd"
-    _check_grid(path, scan, may_be_cropped=is_segmentation, limits=limits)
-    label_map = place_label_map(with_axes_of(scan, read_label_map(path)), scan)
-    names = _names(label_map, params, by_file=is_segmentation)
-    checked = _renumbered(label_map, names)
+    label = read_scan_label(path, scan, params, most_voxels=limits.most_voxels)
+    if label.is_unfinished:
+        raise InputError(
+            "The label has no labelled voxel; nothing was stored. To say that the scan has no nodule, add an empty "
+            "segment named 'no nodules' and submit again."
+        )
+    checked = label.label_map
     target = output_folder / "checked.nii.gz"
     write_label_map(checked, target)
     label_info = [{"name": segment.name, "idx": segment.value} for segment in checked.segments]
-    info = {**params, "label_info": label_info, "label_names": checked.label_names, "no_findings": not names}
+    info = {**params, "label_info": label_info, "label_names": checked.label_names}
+    info["no_findings"] = label.says_nothing_found
     return CheckedLabel(path=target, tag=tag, info=info, label_map=checked)
 
 
@@ -160,7 +154,7 @@ def check_image_upload(
         )
     case_id = check_case_id(case_id or split_extension(Path(file_name).name, IMAGE_UPLOAD_EXTENSIONS)[0])
     _check_size(path, limits)
-    _check_voxel_count(read_geometry(path).shape_ijk, limits)
+    check_voxel_count(read_geometry(path).shape_ijk, limits.most_voxels)
     volume = read_volume(path)
     check_chest_ct(volume)
     if extension in IMAGE_EXTENSIONS:
@@ -176,67 +170,3 @@ def _check_size(path: Path, limits: UploadLimits) -> None:
         raise InputError("The uploaded file is empty (0 bytes). Save it again and check the disk of the sender.")
     if size > limits.largest_bytes:
         raise InputError(f"The uploaded file has {size >> 20} MB; this server takes {limits.largest_bytes >> 20} MB.")
-
-
-def _check_voxel_count(sizes: Sequence[int], limits: UploadLimits) -> None:
-    count = 1
-    for n in sizes:
-        count *= int(n)
-    if count > limits.most_voxels:
-        raise InputError(
-            f"The upload has {'×'.join(str(n) for n in sizes)} voxels; this server takes {limits.most_voxels} at most."
-        )
-
-
-def _check_grid(path: Path, scan: VolumeGeometry, *, may_be_cropped: bool, limits: UploadLimits) -> None:
-    """Judge a label by its header; Slicer crops and pads segmentations, other formats cover the scan."""
-    geometry = read_geometry(path)
-    sizes: Sequence[int] = geometry.shape_ijk
-    if path.name.lower().endswith(".nrrd"):
-        from medai.volume_io.nrrd_file import read_nrrd_header
-
-        sizes = [int(n) for n in read_nrrd_header(path).fields["sizes"]]
-    _check_voxel_count(sizes, limits)
-    if not may_be_cropped and not axes_along(scan, geometry).geometry.is_same_grid(scan):
-        raise GeometryError(
-            f"The label is not on its scan's grid. Label: {geometry.describe()}. Scan: {scan.describe()}. "
-            "Export it with the scan as reference volume."
-        )
-
-
-def _names(label_map: LabelMap, params: Mapping[str, Any], *, by_file: bool) -> dict[int, str]:
-    """Name the values to keep; empty where the annotator said that there is nothing."""
-    label_info = read_label_info(params)
-    in_file = {segment.value: segment.name for segment in label_map.segments}
-    present = present_values(label_map.labels)
-    names = name_values(present, label_info) if label_info and not by_file else {v: in_file[v] for v in present}
-    names = {value: name for value, name in names.items() if name not in SCRIBBLES}
-    if len(names) > MOST_SEGMENTS:
-        raise InputError(
-            f"The label has {len(names)} different values, more than the {MOST_SEGMENTS} segments taken. "
-            "Is it the scan instead of its label?"
-        )
-    said = [*(entry.name for entry in label_info), *in_file.values()]
-    if not names and not says_nothing_found(said, params):
-        raise InputError(
-            "The label has no labelled voxel; nothing was stored. To say that the scan has no nodule, add an empty "
-            "segment named 'no nodules' and submit again."
-        )
-    return names
-
-
-def _renumbered(label_map: LabelMap, names: Mapping[int, str]) -> LabelMap:
-    """Values 1, 2, … in the order of the old ones; values without a name become background."""
-    table = np.zeros(max([0, *present_values(label_map.labels)]) + 1, dtype=np.uint8)
-    for new, old in enumerate(sorted(names), start=1):
-        table[old] = new
-    labels: NDArray[np.generic] = np.zeros(label_map.labels.shape, dtype=np.uint8, order="F")
-    box = IndexBox.of_mask(label_map.labels)
-    if box is not None:
-        labels[box.slices] = table[label_map.labels[box.slices].astype(np.intp)]
-    distinct = distinct_names([names[value] for value in sorted(names)])
-    segments = tuple(
-        Segment(value=value, name=name, colour_rgb=palette_colour(value))
-        for value, name in enumerate(distinct, start=1)
-    )
-    return LabelMap(geometry=label_map.geometry, labels=labels, segments=segments)

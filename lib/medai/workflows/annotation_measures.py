@@ -15,7 +15,7 @@ import numpy as np
 
 from medai.domain import LabelMap, Volume
 from medai.domain.annotation import Annotation, Correction, ReviewState
-from medai.errors import MedaiError, NotFoundError
+from medai.errors import GeometryError, MedaiError, NotFoundError
 from medai.evaluation.corrections import correction_of, labels_dice
 from medai.evaluation.label_sanity import (
     LEAST_PEERS,
@@ -30,7 +30,7 @@ from medai.store.annotations import AnnotationLog
 from medai.store.proposals import read_proposal
 from medai.store.study import StudyStore
 from medai.volume_io.axes import with_axes_of
-from medai.volume_io.readers import read_geometry, read_label_map
+from medai.workflows.submitted_label import read_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +72,15 @@ class AnnotationMeasurer:
             if annotation.file_name.endswith(".json"):
                 self._log.set_measures(annotation_id, None, "")
                 return
-            label_map = read_label_map(self._log.path(annotation))
+            label_map = read_recorded(self._study, annotation, self._log.path(annotation))
             correction = self._correction(annotation, label_map)
             problem = annotation.quarantine_reason or self._problem(annotation, label_map, correction)
             self._log.set_measures(annotation_id, correction, problem)
             if not problem:
                 self._look_again_at_peers(annotation)
+        except GeometryError as error:
+            # No training can read it either: it is not tried again.
+            self._log.set_measures(annotation_id, None, str(error))
         except NotFoundError as error:
             logger.warning("Annotation %s is not measured, its case is gone: %s", annotation_id, error)
             with contextlib.suppress(MedaiError):
@@ -97,11 +100,7 @@ class AnnotationMeasurer:
             return None
 
     def _problem(self, annotation: Annotation, label_map: LabelMap, correction: Correction | None) -> str:
-        scan_path = self._study.image_path(annotation.case_id)
-        geometry = read_geometry(scan_path)
-        if not label_map.geometry.is_same_grid(geometry):
-            return f"it is not on its scan's grid: {label_map.geometry.describe()}, the scan: {geometry.describe()}"
-        volume = self._scans.get(scan_path, annotation.case_id)
+        volume = self._scans.get(self._study.image_path(annotation.case_id), annotation.case_id)
         found = (
             shape_problem(label_map)
             or air_problem(label_map, volume)
@@ -119,7 +118,7 @@ class AnnotationMeasurer:
             return
         for peer in peers:
             try:
-                label_map = read_label_map(self._log.path(peer))
+                label_map = read_recorded(self._study, peer, self._log.path(peer))
             except MedaiError as error:
                 logger.warning("Annotation %s cannot be looked at again: %s", peer.annotation_id, error)
                 continue
@@ -136,7 +135,7 @@ class AnnotationMeasurer:
 
     def _agreement(self, label_map: LabelMap, peer: Annotation) -> float | None:
         try:
-            return labels_dice(label_map, read_label_map(self._log.path(peer)))
+            return labels_dice(label_map, read_recorded(self._study, peer, self._log.path(peer)))
         except MedaiError as error:
             # One of a scan that was replaced under the same name, say.
             logger.warning("Annotation %s cannot be compared with: %s", peer.annotation_id, error)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from medai.domain import LabelMap, Segment
+from medai.domain import LabelMap
 from medai.domain.annotation import Annotation
 from medai.errors import MedaiError, NotFoundError
 from medai.evaluation.agreement import (
@@ -38,7 +38,7 @@ from medai.postprocessing.consensus import Consensus, ReaderPerformance, consens
 from medai.postprocessing.nodules import ratings_in_name
 from medai.store.annotation_files import named_segments
 from medai.store.study import ORIGINAL, StudyStore
-from medai.volume_io.readers import read_label_map
+from medai.workflows.submitted_label import read_recorded
 
 UNNAMED = "unnamed"
 """Stands for the annotators of labels of whom nobody said who they are."""
@@ -221,18 +221,15 @@ class StudyAnnotations:
     def label_map(self, annotation: Annotation) -> LabelMap:
         """The kept label, its segments named as the annotator did where that is known."""
         path = next(path for known, path in self.found if known.annotation_id == annotation.annotation_id)
-        label_map = read_label_map(path)
-        named = dict(annotation.segment_names) or (self._names(annotation) if annotation.is_current else {})
-        segments = tuple(
-            Segment(value=s.value, name=named.get(s.value, s.name), colour_rgb=s.colour_rgb) for s in label_map.segments
-        )
-        return LabelMap(geometry=label_map.geometry, labels=label_map.labels, segments=segments)
+        if not annotation.segment_names and annotation.is_current:
+            annotation = replace(annotation, segment_names=self._names(annotation))
+        return read_recorded(self.study, annotation, path)
 
-    def _names(self, annotation: Annotation) -> dict[int, str]:
+    def _names(self, annotation: Annotation) -> tuple[tuple[int, str], ...]:
         try:
-            return dict(named_segments(self.study.label_info(annotation.case_id, annotation.tag)))
+            return named_segments(self.study.label_info(annotation.case_id, annotation.tag))
         except NotFoundError:
-            return {}
+            return ()
 
 
 def open_annotations(studies: Path) -> AnnotationSource:

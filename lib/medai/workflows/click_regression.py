@@ -39,9 +39,10 @@ from medai.training.classification_fit import kind_of_texture
 from medai.training.dataset import is_validation_patient
 from medai.volume_io.dicom_headers import patient_key_of
 from medai.workflows.families import CLICK_TASK, OldExamples
-from medai.workflows.labelled_examples import SUBMITTED_TAG, LabelledStudy
+from medai.workflows.labelled_examples import LabelledStudy
 from medai.workflows.nodule_folder import load_nodule, read_nodule_folder
 from medai.workflows.segmentation_report import size_class_of
+from medai.workflows.submitted_label import SUBMITTED_TAG
 
 logger = logging.getLogger(__name__)
 

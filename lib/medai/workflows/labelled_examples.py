@@ -6,39 +6,25 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
-from medai.domain import LabelMap, Segment, Volume
+from medai.domain import Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.store.split import FrozenSplit
-from medai.volume_io.readers import read_label_map, read_volume
+from medai.volume_io.readers import read_volume
 from medai.workflows.doubted_labels import LabelDoubt
+from medai.workflows.submitted_label import SUBMITTED_TAG, LabelSource
 
 logger = logging.getLogger(__name__)
 
-SUBMITTED_TAG = "final"
-"""MONAI Label's tag for what an annotator has accepted."""
 
-
-class LabelledStudy(Protocol):
+class LabelledStudy(LabelSource, Protocol):
     """What is read of a study; ``medai.store.study.StudyStore`` is one."""
 
     folder: Path
 
     def labeled(self, tag: str = ...) -> list[str]:
         """Ids of the cases with a label of this tag."""
-        ...
-
-    def image_path(self, case_id: str) -> Path:
-        """The scan's file."""
-        ...
-
-    def label_path(self, case_id: str, tag: str) -> Path:
-        """The label's file."""
-        ...
-
-    def label_info(self, case_id: str, tag: str) -> dict[str, Any]:
-        """What the client said of the label; ``label_info`` names its values."""
         ...
 
 
@@ -190,27 +176,6 @@ def read_scan(study: LabelledStudy, case_id: str) -> Volume:
     """A case's scan, named by the case."""
     scan = read_volume(study.image_path(case_id))
     return Volume(geometry=scan.geometry, image_hu=scan.image_hu, case_id=case_id, header=scan.header)
-
-
-def read_submitted(study: LabelledStudy, case_id: str, tag: str = SUBMITTED_TAG) -> LabelMap:
-    """A case's submitted label with the names its annotator gave.
-
-    Raises:
-        InputError: it is a detection markup, or it cannot be read.
-    """
-    label_path = study.label_path(case_id, tag)
-    if label_path.suffix == ".json":
-        raise InputError(f"{label_path.name} is a detection markup, not an outline.")
-    label_map = read_label_map(label_path)
-    entries = study.label_info(case_id, tag).get("label_info")
-    named = (
-        {e.get("idx"): e.get("name") for e in entries if isinstance(e, Mapping)} if isinstance(entries, list) else {}
-    )
-    segments = tuple(
-        Segment(value=s.value, name=str(named.get(s.value) or s.name), colour_rgb=s.colour_rgb)
-        for s in label_map.segments
-    )
-    return LabelMap(geometry=label_map.geometry, labels=label_map.labels, segments=segments)
 
 
 def _too_few(usable: int, skipped: Mapping[str, str], *, has_train: bool, needed: str) -> str:

@@ -30,17 +30,17 @@ from medai.geometry import IndexBox
 from medai.postprocessing.consensus import ConsensusNodule, SoftLabel, consensus
 from medai.store.split import patient_key_of_case
 from medai.training.dataset import nodule_cases
-from medai.volume_io.readers import read_label_map
+from medai.volume_io.readers import read_geometry
+from medai.volume_io.scan_labels import read_scan_label
 from medai.workflows.doubted_labels import BIASED_WEIGHT, doubted_labels
 from medai.workflows.labelled_examples import (
-    SUBMITTED_TAG,
     KeepsOpinions,
     LabelledExamples,
     LabelledStudy,
     collect_examples,
     read_scan,
-    read_submitted,
 )
+from medai.workflows.submitted_label import SUBMITTED_TAG, read_submitted
 
 LARGEST_EXTENT_MM = 120.0
 """A longer segment is a lung or a body outline, whatever its name: a nodule has 30 mm at most, a mass seldom 100."""
@@ -115,9 +115,12 @@ def joined_nodules(scan: Volume, label_maps: Sequence[LabelMap]) -> list[ClickCa
 
 
 def _nodules_of_case(study: LabelledStudy, case_id: str, opinions: Sequence[Path]) -> list[ClickCase]:
-    label_maps = [read_label_map(path) for path in opinions if path.suffix != ".json"]
-    if not label_maps:
-        label_maps = [read_submitted(study, case_id)]
+    outlines = [path for path in opinions if path.suffix != ".json"]
+    if outlines:
+        geometry = read_geometry(study.image_path(case_id))
+        label_maps = [read_scan_label(path, geometry, {}).label_map for path in outlines]
+    else:
+        label_maps = [read_submitted(study, case_id).label_map]
     if not any(label_map.labels.any() for label_map in label_maps):
         return []
     found = [

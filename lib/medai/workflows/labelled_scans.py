@@ -15,20 +15,13 @@ from typing import Any
 import numpy as np
 
 from medai.domain.detection_case import DetectionCase, TrueNodule
-from medai.errors import GeometryError, InputError
+from medai.errors import InputError
 from medai.geometry.frames import points_lps_to_ras
 from medai.postprocessing.components import LabelComponent, label_components
 from medai.store.split import patient_key_of_case
-from medai.volume_io.readers import read_geometry
-from medai.workflows.labelled_examples import (
-    SUBMITTED_TAG,
-    LabelledExamples,
-    LabelledStudy,
-    collect_examples,
-    read_scan,
-    read_submitted,
-)
+from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy, collect_examples, read_scan
 from medai.workflows.labelled_nodules import LARGEST_EXTENT_MM
+from medai.workflows.submitted_label import SUBMITTED_TAG, read_submitted
 
 BOXES_TAG = "detection"
 """What the server stores submitted boxes under."""
@@ -109,16 +102,12 @@ def _scan_of_case(study: LabelledStudy, case_id: str, tag: str) -> LabelledScan:
 
 
 def _outlined_nodules(study: LabelledStudy, case_id: str) -> tuple[TrueNodule, ...]:
-    label_map = read_submitted(study, case_id)
-    geometry = read_geometry(study.image_path(case_id))
-    if not geometry.is_same_grid(label_map.geometry):
-        raise GeometryError(
-            f"The labels of case '{case_id}' lie on another grid than the scan: {label_map.geometry.describe()} "
-            f"instead of {geometry.describe()}. Export them on the scan's own grid."
-        )
-    found = [c for c in label_components(label_map.labels) if c.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM]
-    said_nothing = study.label_info(case_id, SUBMITTED_TAG).get("no_findings") is True
-    if not found and not said_nothing:
+    label = read_submitted(study, case_id)
+    geometry = label.label_map.geometry
+    found = [
+        c for c in label_components(label.label_map.labels) if c.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM
+    ]
+    if not found and not label.says_nothing_found:
         raise InputError("It holds no nodule, and does not say that there is none.")
 
     def nodule(component: LabelComponent) -> TrueNodule:

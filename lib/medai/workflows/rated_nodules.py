@@ -15,15 +15,9 @@ from medai.postprocessing.components import label_components
 from medai.postprocessing.nodules import ratings_in_name
 from medai.store.split import patient_key_of_case
 from medai.training.dataset import nodule_cases
-from medai.workflows.labelled_examples import (
-    SUBMITTED_TAG,
-    LabelledExamples,
-    LabelledStudy,
-    collect_examples,
-    read_scan,
-    read_submitted,
-)
+from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy, collect_examples, read_scan
 from medai.workflows.labelled_nodules import LARGEST_EXTENT_MM
+from medai.workflows.submitted_label import SUBMITTED_TAG, read_submitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +70,7 @@ def collect_rated_nodules(
 
 
 def _rated_of_case(study: LabelledStudy, case_id: str) -> list[RatedNodule]:
-    label_map = read_submitted(study, case_id)
+    label_map = read_submitted(study, case_id).label_map
     ratings = {segment.value: ratings_in_name(segment.name) for segment in label_map.segments}
     if not any(MALIGNANCY in found for found in ratings.values()):
         return []

@@ -10,8 +10,9 @@ from medai.errors import MedaiError, NotFoundError
 from medai.registry.version_files import sha256_of
 from medai.store.layout import state_folder
 from medai.store.split import SPLIT_FILE
-from medai.workflows.labelled_examples import SUBMITTED_TAG, LabelledExamples, LabelledStudy
+from medai.workflows.labelled_examples import LabelledExamples, LabelledStudy
 from medai.workflows.labelled_scans import BOXES_TAG
+from medai.workflows.submitted_label import SUBMITTED_TAG
 
 logger = logging.getLogger(__name__)
 
