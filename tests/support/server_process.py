@@ -117,6 +117,10 @@ class ServerProcess:
         """Ask the server to end, then make it."""
         self._end(signal.SIGINT)
 
+    def terminate(self) -> None:
+        """Ask the server to end as a service manager does."""
+        self._end(signal.SIGTERM)
+
     def kill(self) -> None:
         """End the server at once, as a power cut would."""
         self._end(signal.SIGKILL)

@@ -84,7 +84,7 @@ def main() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     try:
-        code = app(standalone_mode=False)
+        code = app(args=serve.join_conf(sys.argv[1:]), standalone_mode=False)
     except typer.TyperException as error:
         # Usage errors: typer's own classes below this one are private to it.
         context = getattr(error, "ctx", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,9 +25,14 @@ def serve(
     conf: Annotated[
         list[str] | None,
         typer.Option(
-            "--conf", metavar="KEY=VALUE", help="Setting of the app, repeatable; an unknown key lists the valid ones."
+            "--conf",
+            metavar="KEY=VALUE",
+            help="Setting of the app, repeatable, also as KEY VALUE; an unknown key lists the valid ones.",
         ),
     ] = None,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Serve a folder without scans, for clients to upload into.")
+    ] = False,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write address and process id to FILE once the server runs."),
@@ -40,8 +46,10 @@ def serve(
     for item in conf or []:
         key, separator, value = item.partition("=")
         if not separator:
-            raise InputError(f"--conf takes KEY=VALUE, not '{item}'.")
+            raise InputError(f"--conf takes KEY=VALUE or KEY VALUE, not '{item}' alone.")
         settings[key.strip()] = value.strip()
+    if not allow_empty and studies.is_dir():
+        _check_scans(studies)
     from medai.server.launch import LaunchOptions, run_server
 
     screen = console()
@@ -63,6 +71,36 @@ def serve(
 
     run_server(LaunchOptions(studies=studies, host=host, port=port, conf=settings, on_ready=announce))
     _leave()
+
+
+def join_conf(arguments: Sequence[str]) -> list[str]:
+    """Turn MONAI Label's ``--conf KEY VALUE`` into ``--conf KEY=VALUE``, which is what the options' parser knows.
+
+    Args:
+        arguments: of the command line, without the program's name.
+    """
+    joined: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        joined.append(argument)
+        if argument == "--":
+            return joined + left
+        if argument == "--conf" and len(left) > 1 and "=" not in left[0] and not left[1].startswith("--"):
+            joined.append(f"{left.pop(0)}={left.pop(0)}")
+    return joined
+
+
+def _check_scans(studies: Path) -> None:
+    """Refuse a folder without scans: every annotator would be told that there is nothing to do."""
+    from medai.errors import InputError
+    from medai.store.study import StudyStore
+
+    if not StudyStore(studies, read_only=True).image_ids():
+        raise InputError(
+            f"There is no scan in {studies}. Bring some: medai import SCANS --to {studies} takes DICOM folders, NIfTI, "
+            "NRRD and MetaImage files. For a folder that clients are to upload into add --allow-empty."
+        )
 
 
 def _leave() -> NoReturn:

@@ -82,6 +82,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await loop.run_in_executor(None, instance.close)
 
 
+def stop_long_work(app: FastAPI) -> None:
+    """Begin to end trainings, batches and scoring, at once: what goes on in requests may take its time meanwhile."""
+    instance: MedaiApp | None = getattr(app.state, "medai", None)
+    if instance is None:
+        return
+    app.state.batches.close()
+    app.state.scoring.close()
+    threading.Thread(target=instance.trainings.close, name="medai-end-trainings", daemon=True).start()
+
+
 def _warm_up(instance: MedaiApp) -> None:
     try:
         instance.warm_up()

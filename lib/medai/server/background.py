@@ -5,8 +5,12 @@ from the study's folder. Stopping says so on the process's standard input and cl
 then terminates, then kills it with everything it started. A server that dies or is closed closes the same pipe without
 a word: the process then keeps what it has reached, and the queue on disk keeps what was asked for.
 
-Threads: every method may be called from any thread. One lock guards the records; nothing is waited for inside it, and
-the queue's lock on disk is never taken inside it.
+The queue is bounded. Records of ended trainings are forgotten, oldest first, those of open ones never. However a
+training ends, by a fault of ours too, its record says so.
+
+Threads: every method may be called from any thread; ``stop`` and ``close`` wait for the process, ``start`` writes the
+queue, so none of them is called from the event loop. One lock guards the records; nothing is waited for inside it, and
+the queue's lock on disk is never taken inside it. A second, taken before it, lets one thread at a time close.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from medai.errors import ConflictError, StorageError
+from medai.errors import ConflictError, NotFoundError, StorageError
 from medai.server.train_worker import EXIT_DONE, EXIT_STOPPED, STOP_WORD, TrainJob
 from medai.workflows.training_queue import TrainingQueue
 
@@ -41,6 +45,8 @@ STOP_S = 5.0
 TERMINATE_S = 2.0
 STOPPED_WORDS = "Stopped; the model in use stays"
 KEPT_TASKS = 50
+LONGEST_QUEUE = 64
+"""Trainings that may run or wait: a team asks for one at a time, a broken client for thousands."""
 KEPT_LINES = 20
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 """MONAI Label's, local time."""
@@ -51,7 +57,7 @@ def _now() -> str:
 
 
 class TrainingBusyError(ConflictError):
-    """A training runs already."""
+    """A training runs already, or too many wait."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,8 +105,9 @@ class Trainings:
         self._command = list(command)
         self._queue = queue
         self._closing = False
+        self._ending = threading.Lock()
         self._lock = threading.Lock()
-        self._tasks: deque[_Task] = deque(maxlen=KEPT_TASKS)
+        self._tasks: list[_Task] = []
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-training")
 
     def start(
@@ -125,25 +132,44 @@ class Trainings:
             The task's record, and a future that is done when the training has ended.
 
         Raises:
-            TrainingBusyError: one runs already.
+            TrainingBusyError: one runs already, or ``LONGEST_QUEUE`` are open.
             StorageError: the queue cannot be written; nothing was started.
         """
         task = _Task(task_id=task_id or str(uuid.uuid4()), request=request, job=job)
         if words:
             task.details.appendleft(words)
         with self._lock:
-            if not enqueue and any(task.is_open for task in self._tasks):
+            if self._closing:
+                raise TrainingBusyError("The server is shutting down: nothing is started any more.")
+            open_tasks = sum(known.is_open for known in self._tasks)
+            if open_tasks and not enqueue:
                 raise TrainingBusyError("A training runs already: wait for it, or stop it first (DELETE /train/).")
-            self._tasks.append(task)
+            # What an earlier server has accepted is never turned away.
+            if open_tasks >= LONGEST_QUEUE and task_id is None:
+                raise TrainingBusyError(
+                    f"{open_tasks} trainings run or wait already, which is the most: wait for one to end, or stop them "
+                    "(DELETE /train/)."
+                )
+            self._add(task)
             view = task.view()
         if self._queue is not None and task_id is None:
             try:
                 self._queue.add(task.task_id, job.model_dump(mode="json"), request)
-            except StorageError:
+            except BaseException:
                 with self._lock:
                     self._tasks.remove(task)
                 raise
-        return view, self._executor.submit(self._run, task)
+        try:
+            return view, self._executor.submit(self._run, task)
+        except RuntimeError:
+            # The server began to end in this moment: the next one trains, as the queue says.
+            with self._lock:
+                if task.is_open:
+                    self._finish(task, "STOPPED", "Left to the next server")
+                view = task.view()
+            never: Future[None] = Future()
+            never.cancel()
+            return view, never
 
     def report_lost(self, task_id: str, request: dict[str, Any], asked_at_s: float, words: str) -> None:
         """Add the record of a training that an earlier server could not bring to its end."""
@@ -152,7 +178,7 @@ class Trainings:
         task = _Task(task_id=task_id, request=request, job=job, start_ts=asked)
         with self._lock:
             self._finish(task, "ERROR", words)
-            self._tasks.append(task)
+            self._add(task)
 
     def waiting(self) -> int:
         """How many trainings wait for the running one."""
@@ -178,9 +204,16 @@ class Trainings:
         return task.job, datetime.strptime(task.start_ts, TIME_FORMAT).astimezone().timestamp()
 
     def record(self, task_id: str) -> dict[str, Any]:
-        """The present record of a task."""
+        """The present record of a task.
+
+        Raises:
+            NotFoundError: no such task, or one that ended so long ago that its record is forgotten.
+        """
         with self._lock:
-            return next(task.view() for task in self._tasks if task.task_id == task_id)
+            found = next((task.view() for task in self._tasks if task.task_id == task_id), None)
+        if found is None:
+            raise NotFoundError(f"There is no record of a training {task_id}; GET /train/?all=true lists them.")
+        return found
 
     def stop(self) -> dict[str, Any] | None:
         """Stop the running training and those waiting; returns the running one's last record, None if none was.
@@ -192,13 +225,14 @@ class Trainings:
         return stopped[0].view() if stopped else None
 
     def close(self) -> None:
-        """End everything; called when the server ends. What had not ended is left to the next server."""
+        """End everything; called when the server ends, more than once too. What is open is left to the next server."""
         with self._lock:
             self._closing = True
-        self._stop()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        if self._queue is not None:
-            self._queue.close()
+        with self._ending:
+            self._stop()
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            if self._queue is not None:
+                self._queue.close()
 
     def _stop(self) -> list[_Task]:
         """Stop what is open; returns it, the running one first."""
@@ -209,8 +243,9 @@ class Trainings:
                 if task.process is None:
                     self._finish(task, "STOPPED", "Stopped before it began")
             process = next((task.process for task in open_tasks if task.process), None)
-        for task in open_tasks:
-            self._forget(task)
+        if not self._closing:
+            # Before the process is ended: were this server killed meanwhile, the next one must not begin them again.
+            self._forget(*open_tasks)
         if process is not None:
             _end(process, for_good=not self._closing)
         with self._lock:
@@ -219,20 +254,40 @@ class Trainings:
                     self._finish(task, "STOPPED", STOPPED_WORDS)
         return open_tasks
 
-    def _forget(self, task: _Task) -> None:
-        """Take an ended training out of the queue on disk; a server that closes leaves it to the next one."""
-        if self._queue is None or (self._closing and task.status not in ("DONE", "ERROR")):
+    def _add(self, task: _Task) -> None:
+        """Append a record, and forget the oldest of those that have ended; called with the lock held."""
+        self._tasks.append(task)
+        ended = [known for known in self._tasks if not known.is_open]
+        for known in ended[: max(0, len(self._tasks) - KEPT_TASKS)]:
+            self._tasks.remove(known)
+
+    def _forget(self, *tasks: _Task) -> None:
+        """Take trainings out of the queue on disk; a server that closes leaves unfinished ones to the next server."""
+        ended = [task.task_id for task in tasks if not self._closing or task.status in ("DONE", "ERROR")]
+        if self._queue is None or not ended:
             return
         try:
-            self._queue.ended(task.task_id)
+            self._queue.ended(*ended)
         except StorageError as error:
-            logger.warning("Training %s may be begun again by the next server: %s", task.task_id, error)
+            logger.warning("Trainings %s may be begun again by the next server: %s", ", ".join(ended), error)
 
     def _run(self, task: _Task) -> None:
+        """Bring one training to its end; raises nothing, the record says what went wrong."""
+        try:
+            self._train(task)
+        except Exception:
+            logger.exception("Training %s failed", task.task_id)
+            if task.process is not None:
+                _end(task.process, for_good=False)
+            with self._lock:
+                if task.is_open:
+                    self._finish(task, "ERROR", "The server failed on this training; its log says why.")
+        self._forget(task)
+
+    def _train(self, task: _Task) -> None:
         process = self._begin(task)
         if process is None:
             # Stopped before, perhaps between its record and its note in the queue.
-            self._forget(task)
             return
         logger.info("Training %s runs in process %d", task.task_id, process.pid)
         if self._queue is not None:
@@ -252,7 +307,6 @@ class Trainings:
                 # One that stopped by itself has said so; one that had to be killed has not.
                 said = status != "STOPPED" or code == EXIT_STOPPED
                 self._finish(task, status, "" if said else STOPPED_WORDS)
-        self._forget(task)
         logger.info("Training %s ended with code %d: %s", task.task_id, code, task.status)
 
     def _begin(self, task: _Task) -> subprocess.Popen[str] | None:
@@ -260,6 +314,7 @@ class Trainings:
         with self._lock:
             if task.stop_asked:
                 return None
+            task.status = "RUNNING"
             task.process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
@@ -270,7 +325,6 @@ class Trainings:
                 errors="replace",
                 start_new_session=True,
             )
-            task.status = "RUNNING"
             return task.process
 
     @staticmethod

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from fastapi import HTTPException
 
-from medai.errors import ConflictError, MedaiError, StorageError
+from medai.errors import ConflictError, MedaiError, NotFoundError, StorageError
 from medai.server.lanes import Lane, Lanes
 from medai.workflows.executors import CaseExecutor, CaseOutcome, InProcessExecutor, MakeWork
 
@@ -138,7 +138,7 @@ class CaseJobs:
         self._lanes = lanes
         self._executor = executor or InProcessExecutor(attempts=ATTEMPTS)
         self._lock = threading.Lock()
-        self._records: deque[_Record] = deque(maxlen=KEPT_JOBS)
+        self._records: list[_Record] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"medai-{kind}")
 
     def start(self, job: CaseJob) -> tuple[str, Future[None]]:
@@ -154,16 +154,30 @@ class CaseJobs:
         with self._lock:
             if self._has_work():
                 raise JobBusyError(f"A {self._kind} runs already: wait for it, or stop it first.")
+            if len(self._unended()) >= KEPT_JOBS:
+                raise JobBusyError(
+                    f"{KEPT_JOBS} stopped jobs of {self._kind} still end the case at hand: try again later."
+                )
             total = len(job.case_ids) if isinstance(job.case_ids, list | tuple) else 0
             record = _Record(job_id=str(uuid.uuid4()), job=job, total=total)
             record.details.append(f"{total if job.left is None else job.left()} cases to do")
             self._records.append(record)
+            ended = [known for known in self._records if known.end_ts]
+            for known in ended[: max(0, len(self._records) - KEPT_JOBS)]:
+                self._records.remove(known)
         return record.job_id, self._thread.submit(self._run, record)
 
     def record(self, job_id: str) -> dict[str, Any]:
-        """The present record of a job."""
+        """The present record of a job.
+
+        Raises:
+            NotFoundError: no such job, or one that ended so long ago that its record is forgotten.
+        """
         with self._lock:
-            return next(record.view() for record in self._records if record.job_id == job_id)
+            found = next((record.view() for record in self._records if record.job_id == job_id), None)
+        if found is None:
+            raise NotFoundError(f"There is no record of a {self._kind} {job_id}; only the latest {KEPT_JOBS} are kept.")
+        return found
 
     def records(self) -> list[dict[str, Any]]:
         """Every job since the server started, oldest first."""

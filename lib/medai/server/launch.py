@@ -10,6 +10,7 @@ import logging.handlers
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,10 @@ logger = logging.getLogger(__name__)
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 5
-GRACEFUL_SHUTDOWN_S = 10
+GRACEFUL_SHUTDOWN_S = 5
+"""How long requests under way may take to end; a click takes a third of a second, a whole scan eight."""
+LONGEST_SHUTDOWN_S = 14.0
+"""After this the process leaves, whatever still runs: all that was acknowledged is on disk."""
 KEEP_ALIVE_S = 30
 _BACKLOG = 128
 
@@ -102,7 +106,7 @@ def app_folder(studies: Path) -> Path:
 def _usable_folder(studies: Path) -> Path:
     folder = studies.expanduser()
     if not folder.is_dir():
-        raise NotFoundError(f"There is no study folder {folder}. Make one with: medai import SCANS --into {folder}")
+        raise NotFoundError(f"There is no study folder {folder}. Make one with: medai import SCANS --to {folder}")
     folder = folder.resolve()
     state = state_folder(folder)
     try:
@@ -170,6 +174,14 @@ def _start_log(folder: Path) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def _leave_anyway() -> None:
+    logger.warning(
+        "The server did not end within %g s and leaves; all that was acknowledged is on disk", LONGEST_SHUTDOWN_S
+    )
+    logging.shutdown()
+    os._exit(0)
+
+
 def _serve(listener: socket.socket, *, url: str, on_ready: Callable[[str], None] | None) -> None:
     import uvicorn
 
@@ -178,6 +190,15 @@ def _serve(listener: socket.socket, *, url: str, on_ready: Callable[[str], None]
             await super().startup(sockets)
             if self.started and on_ready:
                 on_ready(url)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            from medai.server.asgi import app, stop_long_work
+
+            overdue = threading.Timer(LONGEST_SHUTDOWN_S, _leave_anyway)
+            overdue.daemon = True
+            overdue.start()
+            stop_long_work(app)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         "medai.server.asgi:app",

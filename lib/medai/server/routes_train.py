@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, HTTPException, Request
 from fastapi.responses import JSONResponse
 
+from medai.errors import InputError
 from medai.server.access import Admin, Annotator, App, Every, Running, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.background import TrainingBusyError
@@ -27,14 +31,29 @@ async def train_status(app: App, user: Viewer, every: Every = False, only_runnin
 
 
 @router.post("/train/", tags=["Train"], include_in_schema=False)
-async def train_all(app: App, user: Admin, params: Annotated[dict[str, Any] | None, Body()] = None) -> JSONResponse:
-    """Start every trainer, one after the other."""
-    asked = {ALIASES.get(model, model): values for model, values in (params or {}).items()}
-    records = {}
-    for model in app.trainer_names:
-        request = {"model": model, **(asked.get(model) or {})}
-        record, _ = app.trainings.start(app.trainer(model).job(request), request, enqueue=True)
-        records[model] = {"result": record, "detail": None}
+async def train_all(
+    app: App,
+    lanes: Threads,
+    user: Admin,
+    params: Annotated[dict[str, Any] | None, Body()] = None,
+    run_sync: bool = False,
+) -> JSONResponse:
+    """Start every trainer, one after the other; parameters under a trainer's name are its own, the others all's."""
+    # All are checked before the first starts.
+    requests = _requests_of_all(app, params or {})
+    jobs = {model: app.trainer(model).job(request) for model, request in requests.items()}
+    records: dict[str, dict[str, Any]] = {}
+    waits: dict[str, Future[None]] = {}
+    for model, job in jobs.items():
+        start = partial(app.trainings.start, job, requests[model], enqueue=True)
+        try:
+            record, waits[model] = await lanes.run(Lane.QUICK, start)
+            records[model] = {"result": record, "detail": None}
+        except TrainingBusyError as error:
+            records[model] = {"result": None, "detail": str(error)}
+    if run_sync:
+        for model, ended in waits.items():
+            records[model]["result"] = await _final_record(app, records[model]["result"]["id"], ended)
     return PlainJSONResponse(records)
 
 
@@ -42,21 +61,21 @@ async def train_all(app: App, user: Admin, params: Annotated[dict[str, Any] | No
 async def train(
     model: str,
     app: App,
+    lanes: Threads,
     user: Admin,
     params: Annotated[dict[str, Any] | None, Body()] = None,
     run_sync: bool = False,
     enqueue: bool = False,
 ) -> JSONResponse:
-    """Start a training; 429 where one runs and ``enqueue`` is not given."""
+    """Start a training; 429 where one runs and ``enqueue`` is not given, or where too many wait."""
     request = {"model": model, **(params or {})}
     job = app.trainer(model).job(request)
     try:
-        record, ended = app.trainings.start(job, request, enqueue=enqueue)
+        record, ended = await lanes.run(Lane.QUICK, partial(app.trainings.start, job, request, enqueue=enqueue))
     except TrainingBusyError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
     if run_sync:
-        await asyncio.wrap_future(ended)
-        record = app.trainings.record(record["id"])
+        record = await _final_record(app, record["id"], ended)
     return PlainJSONResponse(record)
 
 
@@ -98,6 +117,36 @@ async def score(
 async def stop_scoring(request: Request, lanes: Threads, user: Annotator) -> JSONResponse:
     """End the scoring; by itself it begins again only after it was asked for, or after a restart of the server."""
     return PlainJSONResponse(await lanes.run(Lane.QUICK, request.app.state.scoring.stop) or {})
+
+
+def _requests_of_all(app: MedaiApp, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The request of each trainer: what is said for all, then what stands under its own name.
+
+    Raises:
+        InputError: an object under a name that is no trainer's.
+    """
+    own: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            model = ALIASES.get(name, name)
+            if model not in app.trainer_names:
+                raise InputError(f"'{name}' is no trainer; they are {', '.join(app.trainer_names)}.")
+            own[model] = value
+    for_all = {name: value for name, value in params.items() if not isinstance(value, dict)}
+    return {model: {**for_all, **own.get(model, {}), "model": model} for model in app.trainer_names}
+
+
+async def _final_record(app: MedaiApp, task_id: str, ended: Future[None]) -> dict[str, Any]:
+    """The record of a training that has ended, however; 503 where the server ends before it could begin."""
+    try:
+        await asyncio.wrap_future(ended)
+    except asyncio.CancelledError:
+        if not ended.cancelled():
+            raise
+        raise HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE, "The server is shutting down; the training waits for the next start."
+        ) from None
+    return app.trainings.record(task_id)
 
 
 async def _score(request: Request, app: MedaiApp, lanes: Threads, method: str, *, run_sync: bool) -> Any:

@@ -90,10 +90,10 @@ class TrainingQueue:
                 if entry["task_id"] == task_id:
                     entry["starts"] += 1
 
-    def ended(self, task_id: str) -> None:
-        """Forget a training: it has ended, in whatever way, or was stopped."""
+    def ended(self, *task_ids: str) -> None:
+        """Forget trainings: they have ended, in whatever way, or were stopped."""
         with self._edit() as state:
-            state["trainings"] = [entry for entry in state["trainings"] if entry["task_id"] != task_id]
+            state["trainings"] = [entry for entry in state["trainings"] if entry["task_id"] not in task_ids]
 
     def label_submitted(self) -> int:
         """Count a label; returns how many there are since a training was last asked for."""

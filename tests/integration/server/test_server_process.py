@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from tests.integration.server.conftest import make_study
 from tests.support.server_process import ServerProcess
 
@@ -69,3 +70,15 @@ def test_a_killed_server_leaves_a_study_that_starts_again(tmp_path: Path):
         assert server.get_json("/datastore/")["total"] == 3
         # The case is still held by the annotator who had it.
         assert post(server, "/activelearning/first", {"client_id": "v"})["id"] != "case.axial"
+        queue = study / ".medai" / "training" / "queue.json"
+        # Another process trains: the first waits for it, deaf to everything, and the others wait behind.
+        queue.parent.mkdir(exist_ok=True)
+        with FileLock(queue.parent / ".lock"):
+            for _ in range(56):
+                post(server, "/train/nodule_click?enqueue=true", {"max_epochs": 1})
+            started = time.monotonic()
+            server.terminate()
+            assert time.monotonic() - started < 15
+        # What was acknowledged and did not begin is the next server's.
+        assert len(json.loads(queue.read_text())["trainings"]) == 56
+    assert "Traceback" not in server.log

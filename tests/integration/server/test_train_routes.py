@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from medai.server.background import LONGEST_QUEUE
 from medai.store.atomic import write_json
 
 OK = HTTPStatus.OK
@@ -112,6 +113,51 @@ def test_old_clients_start_all_trainers(training):
     assert training.client.get(running).json()["request"]["model"] == "nodule_click"
     training.client.delete("/train/")
     assert [r["status"] for r in training.client.get("/train/?all=true").json()] == ["STOPPED"] * 3
+
+
+def test_all_trainers_take_flat_parameters_and_those_of_their_own(training):
+    """As the stock server does: what stands beside the trainers' names is meant for all of them."""
+    params = {"max_epochs": 3, "device": "cpu", "nodule_detection": {"max_epochs": 5}}
+    records = training.client.post("/train/", json=params).json()
+    jobs = {task.request["model"]: task.job for task in training.app.trainings._tasks}
+    training.client.delete("/train/")
+    assert {model: job.epochs for model, job in jobs.items()} == dict(zip(FAMILIES, (3, 5, 3), strict=True))
+    assert {job.device for job in jobs.values()} == {"cpu"}
+    assert records["nodule_click"]["result"]["request"] == {"model": "nodule_click", "max_epochs": 3, "device": "cpu"}
+
+
+def test_all_trainers_are_waited_for_where_that_is_asked(training):
+    training.app.trainings._command = [sys.executable, "-c", "import sys; sys.stdin.readline(); print('learnt')"]
+    records = training.client.post("/train/?run_sync=true", json={"max_epochs": 1}).json()
+    assert [record["result"]["status"] for record in records.values()] == ["DONE"] * 3
+    assert [record["result"]["result"] for record in records.values()] == ["learnt"] * 3
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"nodule_clack": {"max_epochs": 2}}, "'nodule_clack' is no trainer; they are nodule_click"),
+        ({"max_epochs": 0}, "from 1 to 10000"),
+        ({"nodule_classification": {"device": "tpu"}}, "auto, cpu, cuda"),
+    ],
+)
+def test_one_wrong_parameter_starts_no_trainer(training, params: dict[str, Any], says: str):
+    reply = training.client.post("/train/", json=params)
+    assert reply.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert says in reply.json()["detail"]
+    assert training.client.get("/train/").status_code == HTTPStatus.NOT_FOUND
+
+
+def test_a_full_queue_is_told(training):
+    for _ in range(LONGEST_QUEUE):
+        assert training.client.post("/train/nodule_click?enqueue=true", json={}).status_code == OK
+    refused = training.client.post("/train/nodule_click?enqueue=true", json={})
+    assert refused.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    assert "which is the most" in refused.json()["detail"]
+    every = training.client.post("/train/", json={}).json()
+    assert [record["result"] for record in every.values()] == [None] * 3
+    assert "which is the most" in every["nodule_click"]["detail"]
+    assert training.client.delete("/train/").json()["status"] == "STOPPED"
 
 
 def test_what_waits_is_shown_in_the_train_panel_and_stopped_there(training):

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from medai.errors import NotFoundError
 from medai.server import background
 from medai.server.background import TrainingBusyError, Trainings
 from medai.server.train_worker import TrainJob
+from medai.workflows.training_queue import TrainingQueue
 
 # Reads its job, says so, and goes on until its input ends.
 PATIENT = "import sys; sys.stdin.readline(); print('begun', flush=True); sys.stdin.read(); print('asked'); sys.exit(3)"
@@ -130,3 +132,64 @@ def test_a_worker_notices_that_its_server_was_killed(job: TrainJob):
     else:
         os.kill(worker, signal.SIGKILL)
         raise AssertionError("the worker outlived its server")
+
+
+def test_the_queue_is_bounded_and_open_trainings_are_never_forgotten(job: TrainJob):
+    one = trainings(PATIENT)
+    first, _ = one.start(job, {"n": 0})
+    wait_for("begun", one)
+    for n in range(1, background.LONGEST_QUEUE):
+        one.start(job, {"n": n}, enqueue=True)
+    with pytest.raises(TrainingBusyError, match=r"64 trainings run or wait already.*DELETE /train/"):
+        one.start(job, {}, enqueue=True)
+    records = one.records()
+    assert len(records) == background.LONGEST_QUEUE
+    assert records[0]["id"] == first["id"]
+    assert records[0]["status"] == "RUNNING"
+    # The running one is found behind all that wait.
+    stopped = one.stop()
+    assert stopped is not None
+    assert stopped["id"] == first["id"]
+    assert {record["status"] for record in one.records()} == {"STOPPED"}
+    again, ended = one.start(job, {})
+    # Now that they have ended, the oldest records go.
+    assert len(one.records()) == background.KEPT_TASKS
+    assert one.records()[-1]["id"] == again["id"]
+    with pytest.raises(NotFoundError, match="no record of a training"):
+        one.record(first["id"])
+    one.stop()
+    ended.result(10)
+
+
+def test_a_fault_of_ours_ends_the_record(job: TrainJob, tmp_path: Path):
+    queue = TrainingQueue(tmp_path)
+    one = Trainings([str(tmp_path / "no such interpreter")], queue=queue)
+    record, ended = one.start(job, {})
+    waiting, last = one.start(job, {}, enqueue=True)
+    ended.result(10)
+    last.result(10)
+    for task in (record, waiting):
+        now = one.record(task["id"])
+        assert now["status"] == "ERROR"
+        assert "its log says why" in now["result"]
+    assert one.running() is None
+    assert queue.adopt() == ([], [])
+
+
+def test_a_queue_that_cannot_be_written_starts_nothing(job: TrainJob):
+    class FullDisk(TrainingQueue):
+        def add(self, task_id: str, job: object, request: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    one = Trainings([sys.executable, "-c", PATIENT], queue=FullDisk(job.studies))
+    with pytest.raises(OSError, match="No space left"):
+        one.start(job, {})
+    assert one.records() == []
+
+
+def test_nothing_starts_while_the_server_ends(job: TrainJob):
+    one = trainings(PATIENT)
+    one.close()
+    with pytest.raises(TrainingBusyError, match="shutting down"):
+        one.start(job, {}, enqueue=True)
+    one.close()
