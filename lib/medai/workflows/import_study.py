@@ -1,14 +1,18 @@
 """Bring scans into a study: DICOM folders, NIfTI, NRRD and MetaImage files become ``<study>/<case id>.nii.gz``.
 
 Names. A DICOM series is called after its folder, without words that occur in the patient's name or ids, and the first
-eight hex digits of the SHA-256 of its SeriesInstanceUID: ``chest_ct_1f3a9c02``. A volume file keeps its own name; if
-another scan has it already, eight digits of the hash of its content are added. Other characters than letters, digits,
-dot, ``-`` and ``_`` become ``_``.
+eight hex digits of its origin: ``chest_ct_1f3a9c02``. A volume file is called after itself, or after its folder where
+its own name tells nothing or is not its alone (``import_names``); if another scan has that name already, eight digits
+of the hash of its content are added. Other characters than letters, digits, dot, ``-`` and ``_`` become ``_``.
 
-Facts. ``<study>/.medai/cases/<case id>.json`` holds the header facts (no identifiers), where the case came from as a
-hash, and ``patient_key``, by which studies of one patient stay together: the first 16 hex digits of the SHA-256 of the
-PatientID. A volume file has no PatientID; where its name begins like ``LIDC-IDRI-0001_R_1`` the leading id is hashed
-instead, so that it meets the same patient's DICOM. Other files get no key: each counts as a patient of its own.
+Which scan it is says its origin, never its name: of a DICOM series the hash of its SeriesInstanceUID, of a file the
+hash of its content, and of both the hash of their voxels in the patient, so that a renamed folder, a renamed file, or
+the same scan in another format is the case that is there already.
+
+Facts. ``<study>/.medai/cases/<case id>.json`` (``store.case_facts``) holds the header facts (no identifiers), the
+origin, and ``patient_key``, by which studies of one patient stay together: the first 16 hex digits of the SHA-256 of
+the PatientID. A volume file has no PatientID; where its name begins like ``LIDC-IDRI-0001_R_1`` the leading id is
+hashed instead, so that it meets the same patient's DICOM. Other files get no key: each counts as a patient of its own.
 
 A case appears whole: it is written in ``.medai/incoming`` and moved into place after its facts. Importing again skips
 what is there; one bad source never stops the others.
@@ -16,38 +20,46 @@ what is there; one bad source never stops the others.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
-import json
 import logging
 import re
+import secrets
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medai.domain import Volume
-from medai.errors import InputError, MedaiError, StorageError
+from medai.errors import ConflictError, InputError, MedaiError, StorageError
 from medai.geometry import VolumeGeometry
+from medai.preprocessing.turning import turn_to_ras
 from medai.store.atomic import write_json
+from medai.store.case_facts import case_of_origin, facts_folder, facts_path, origins_of, read_facts
 from medai.store.layout import state_folder
-from medai.store.names import IMAGE_EXTENSIONS, check_case_id
-from medai.store.split import CASES_FOLDER
-from medai.volume_io.dicom_headers import looks_like_dicom, patient_key_of, patient_words
-from medai.volume_io.dicom_series import DicomSeries, find_series, group_series, read_series
+from medai.store.locks import ExclusiveLock
+from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, find_extension
+from medai.volume_io.dicom_headers import patient_key_of, patient_words
+from medai.volume_io.dicom_series import DicomSeries, read_series
 from medai.volume_io.options import ReadOptions
 from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.readers import read_volume
 from medai.volume_io.writers import write_volume
+from medai.workflows.import_names import names_of_files, safe_name
+from medai.workflows.import_sources import VOLUME_ENDINGS, FoundScans, LeftOut, find_scans, labels_folder
 
 _log = logging.getLogger(__name__)
 
-VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 FILE_FORMATS = ("nii.gz", "nii", "nrrd")
 
 _LEADING_PATIENT = re.compile(r"([A-Za-z]+(?:-[A-Za-z]+)+-\d+)(?:_|$)")
-_LONGEST_NAME = 80
 _HASH_DIGITS = 8
+_ABANDONED_AFTER_S = 24 * 3600.0
+"""No scan takes a day to be written: such a file is of an import that was killed."""
 
 ProgressCallback = Callable[[int, int, str], None]
 """Called with the number of scans done, the number of all, and the one at hand."""
@@ -63,21 +75,21 @@ class ImportedCase:
     patient_key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedSource:
-    """What was not imported, and why."""
-
-    source: str
-    reason: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImportReport:
-    """What became of each scan; ``skipped`` holds the ids of cases that were there already."""
+    """What became of each scan.
+
+    Attributes:
+        imported: cases that are new.
+        refused: what was not imported, and why.
+        skipped: ids of cases that were there already.
+        left_out: what lies beside the scans and is none.
+    """
 
     imported: tuple[ImportedCase, ...]
-    refused: tuple[RefusedSource, ...]
+    refused: tuple[LeftOut, ...]
     skipped: tuple[str, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -94,6 +106,7 @@ class ImportReport:
             ],
             "refused": [{"source": refusal.source, "reason": refusal.reason} for refusal in self.refused],
             "skipped": list(self.skipped),
+            "left_out": [{"source": each.source, "reason": each.reason} for each in self.left_out],
         }
 
 
@@ -103,19 +116,40 @@ class _Scan:
 
     Attributes:
         source: what to call it in messages.
-        name: wish for the case id.
+        names: wishes for the case id; a later one where another scan has those before it.
         origin: hash that identifies the scan.
         patient_key: see the module's docstring.
-        fallback_name: case id where another scan has ``name``.
+        images: how many images a DICOM series has; 0 for a file.
         read: gives the scan.
     """
 
     source: str
-    name: str
+    names: tuple[str, ...]
     origin: str
     patient_key: str
-    fallback_name: str
+    images: int = 0
     read: Callable[[], Volume]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Study:
+    """The study that is imported into.
+
+    Attributes:
+        folder: its folder.
+        file_format: of new cases.
+        case_of_origin: which case a scan is, of those that are there.
+        lock: held while a case is moved into place.
+    """
+
+    folder: Path
+    file_format: str
+    case_of_origin: dict[str, str] = field(default_factory=dict)
+    lock: ExclusiveLock
+
+    @property
+    def incoming(self) -> Path:
+        return state_folder(self.folder) / "incoming"
 
 
 def import_scans(
@@ -125,18 +159,20 @@ def import_scans(
     options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     file_format: str = "nii.gz",
     on_progress: ProgressCallback | None = None,
+    on_imported: Callable[[ImportedCase], None] = lambda case: None,
 ) -> ImportReport:
     """Import scans into a study folder.
 
     Args:
-        sources: volume files, DICOM files (their series is taken), and folders, searched through.
-        study_folder: made if absent.
+        sources: volume files, DICOM files (their series is taken), and folders, searched through; links are followed.
+        study_folder: made if absent; it may lie in a source, or a source in it.
         options: what to do with irregular or tilted series.
         file_format: one of ``FILE_FORMATS``.
         on_progress: see ``ProgressCallback``.
+        on_imported: told of each new case as soon as it is in the study, where it stays whatever comes after.
 
     Returns:
-        What was imported, refused with the reason, and skipped.
+        What was imported, refused with the reason, skipped, and left out.
 
     Raises:
         InputError: an unknown format.
@@ -144,99 +180,101 @@ def import_scans(
     """
     if file_format not in FILE_FORMATS:
         raise InputError(f"Cases cannot be stored as '{file_format}'; choose one of {', '.join(FILE_FORMATS)}.")
-    try:
-        for folder in (study_folder, state_folder(study_folder) / CASES_FOLDER, _incoming(study_folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"The study folder {study_folder} cannot be made: {error.strerror}.") from error
-    scans, refused = _find_scans(sources, options)
+    study = _open(study_folder, file_format)
+    found = find_scans(sources, study_folder)
+    refused = list(found.refused)
+    scans = _scans_of(found, options, refused)
     imported: list[ImportedCase] = []
     skipped: list[str] = []
     for done, scan in enumerate(scans):
         if on_progress is not None:
             on_progress(done, len(scans), scan.source)
         try:
-            case_id, is_there = _place(scan, study_folder)
-            if is_there:
-                skipped.append(case_id)
-            else:
-                imported.append(_import_one(scan, case_id, study_folder, file_format))
-                _log.info("imported case %s", case_id)
+            new, case_id = _import_one(scan, study)
         except StorageError:
             raise
         except MedaiError as error:
-            refused.append(RefusedSource(source=scan.source, reason=str(error)))
+            refused.append(LeftOut(source=scan.source, reason=str(error)))
+            continue
+        if new is None:
+            skipped.append(case_id)
+        else:
+            imported.append(new)
+            on_imported(new)
+            _log.info("imported case %s", case_id)
     if on_progress is not None:
         on_progress(len(scans), len(scans), "")
-    return ImportReport(imported=tuple(imported), refused=tuple(refused), skipped=tuple(skipped))
-
-
-def _find_scans(sources: Sequence[Path], options: ReadOptions) -> tuple[list[_Scan], list[RefusedSource]]:
-    scans: dict[str, _Scan] = {}
-    refused: list[RefusedSource] = []
-    for source in sources:
-        try:
-            found = [_dicom_scan(series, options) for series in _series_in(source)]
-            found += [_file_scan(path, options) for path in _volume_files_in(source)]
-        except (InputError, OSError) as error:
-            refused.append(RefusedSource(source=source.name, reason=str(error)))
-            continue
-        if not found:
-            formats = ", ".join(VOLUME_ENDINGS)
-            reason = f"'{source.name}' holds no scan: no DICOM series and no file ending in {formats}."
-            refused.append(RefusedSource(source=source.name, reason=reason))
-        for scan in found:
-            scans.setdefault(scan.origin, scan)
-    return list(scans.values()), refused
-
-
-def _series_in(source: Path) -> list[DicomSeries]:
-    if not source.exists():
-        raise InputError(f"There is no file or folder '{source}'. Check the path.")
-    if source.is_dir():
-        return find_series(source)
-    if not looks_like_dicom(source):
-        return []
-    beside = group_series(sorted(path for path in source.parent.iterdir() if looks_like_dicom(path)))
-    return [series for series in beside if any(file.path == source for file in series.files)]
-
-
-def _volume_files_in(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source] if source.name.lower().endswith(VOLUME_ENDINGS) else []
-    return sorted(
-        path
-        for path in source.rglob("*")
-        if path.name.lower().endswith(VOLUME_ENDINGS)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    return ImportReport(
+        imported=tuple(imported),
+        refused=tuple(refused),
+        skipped=tuple(dict.fromkeys(skipped)),
+        left_out=tuple(found.left_out),
     )
+
+
+def _open(study_folder: Path, file_format: str) -> _Study:
+    study = _Study(
+        folder=study_folder,
+        file_format=file_format,
+        lock=ExclusiveLock(state_folder(study_folder) / "import.lock"),
+    )
+    try:
+        for folder in (study_folder, facts_folder(study_folder), study.incoming):
+            folder.mkdir(parents=True, exist_ok=True)
+        for leftover in study.incoming.iterdir():
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
+                leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"The study folder {study_folder} cannot be made: {error.strerror}.") from error
+    study.case_of_origin = case_of_origin(study_folder, _case_ids(study_folder))
+    return study
+
+
+def _case_ids(study_folder: Path) -> set[str]:
+    splits = (find_extension(path.name, IMAGE_EXTENSIONS) for path in study_folder.iterdir())
+    return {split[0] for split in splits if split is not None}
+
+
+def _scans_of(found: FoundScans, options: ReadOptions, refused: list[LeftOut]) -> list[_Scan]:
+    scans: dict[str, _Scan] = {}
+    for series in found.series:
+        scan = _dicom_scan(series, options)
+        scans.setdefault(scan.origin, scan)
+    endings = [next(end for end in VOLUME_ENDINGS if path.name.lower().endswith(end)) for path in found.files]
+    stems = [path.name[: -len(ending)] for path, ending in zip(found.files, endings, strict=True)]
+    names = names_of_files(found.files, stems, given=found.given)
+    for path, ending, name in zip(found.files, endings, names, strict=True):
+        try:
+            scan = _file_scan(path, ending, name, options)
+        except OSError as error:
+            refused.append(LeftOut(source=path.name, reason=f"It cannot be read: {error.strerror}."))
+            continue
+        scans.setdefault(scan.origin, scan)
+    return list(scans.values())
 
 
 def _dicom_scan(series: DicomSeries, options: ReadOptions) -> _Scan:
     digits = hashlib.sha256(series.series_instance_uid.encode()).hexdigest()
-    name = _safe_name(series.folder.name, patient_words(series.files[0].path)) or "ct"
+    name = safe_name(series.folder.name, patient_words(series.files[0].path)) or "ct"
     return _Scan(
         source=f"{series.folder.name}: {series.describe()}",
-        name=f"{name}_{digits[:_HASH_DIGITS]}",
+        names=(f"{name}_{digits[:_HASH_DIGITS]}", f"{name}_{digits[:32]}"),
         origin=digits,
         patient_key=series.patient_key,
-        fallback_name=f"{name}_{digits[:32]}",
+        images=series.image_count,
         read=lambda: read_series(series, options),
     )
 
 
-def _file_scan(path: Path, options: ReadOptions) -> _Scan:
-    ending = next(ending for ending in VOLUME_ENDINGS if path.name.lower().endswith(ending))
+def _file_scan(path: Path, ending: str, name: str, options: ReadOptions) -> _Scan:
     digits = _content_hash(path, ending)
-    name = _safe_name(path.name[: -len(ending)], set()) or "scan"
+    name = name or "scan"
     patient = _LEADING_PATIENT.match(name)
     return _Scan(
-        source=path.name,
-        name=name,
+        source=path.name if name in path.name else f"{path.parent.name}/{path.name}",
+        names=(name, f"{name}_{digits[:_HASH_DIGITS]}"),
         origin=digits,
         patient_key=patient_key_of(patient.group(1)) if patient else "",
-        fallback_name=f"{name}_{digits[:_HASH_DIGITS]}",
         read=lambda: _read_chest_ct(path, options),
     )
 
@@ -258,57 +296,114 @@ def _content_hash(path: Path, ending: str) -> str:
     return digest.hexdigest()
 
 
-def _safe_name(name: str, secrets: set[str]) -> str:
-    """Letters, digits, dot, - and _ of a name, without the words in ``secrets``."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        name = re.sub(re.escape(secret), " ", name, flags=re.IGNORECASE)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return re.sub(r"__+", "_", name).strip("._-")[:_LONGEST_NAME]
+def voxel_hash(volume: Volume) -> str:
+    """SHA-256 of what a scan holds and where, whatever the format and the order of its axes.
+
+    Voxels count in the order right, front, head; the grid to a hundredth of a millimetre, as far as the formats agree.
+    """
+    turn = turn_to_ras(volume.geometry)
+    grid = np.round(turn.geometry(volume.geometry).affine_ijk_to_ras_mm, 2) + 0.0
+    turned = turn.apply(volume.image_hu)
+    digest = hashlib.sha256(repr((turned.shape, turned.dtype.str, grid.tolist())).encode())
+    for plane in turned:
+        digest.update(np.ascontiguousarray(plane).data)
+    return digest.hexdigest()
 
 
-def _place(scan: _Scan, study_folder: Path) -> tuple[str, bool]:
-    """The case id for a scan, and whether that scan is there already."""
-    for name in (scan.name, scan.fallback_name):
-        case_id = check_case_id(name)
-        if not any((study_folder / f"{case_id}{ending}").exists() for ending in IMAGE_EXTENSIONS):
-            return case_id, False
-        if _origin_of(case_id, study_folder) == scan.origin:
-            return case_id, True
-    raise InputError(f"The study has other scans named '{scan.name}' and '{scan.fallback_name}'. Rename the source.")
-
-
-def _origin_of(case_id: str, study_folder: Path) -> str:
-    try:
-        facts = json.loads(_facts_path(case_id, study_folder).read_text(encoding="utf-8"))
-        return str(facts["origin"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _import_one(scan: _Scan, case_id: str, study_folder: Path, file_format: str) -> ImportedCase:
+def _import_one(scan: _Scan, study: _Study) -> tuple[ImportedCase | None, str]:
+    """The new case, or None where the scan is there already; and the case's id."""
+    known = study.case_of_origin.get(scan.origin)
+    if known is not None:
+        _check_same_images(scan, known, study)
+        return None, known
     volume = scan.read()
-    incoming = _incoming(study_folder) / f"{case_id}.{file_format}"
-    write_volume(volume, incoming)
+    voxels = voxel_hash(volume)
+    incoming = study.incoming / f"{secrets.token_hex(8)}.{study.file_format}"
+    try:
+        write_volume(volume, incoming)
+        with study.lock.hold():
+            # Another import may have brought it meanwhile.
+            known = study.case_of_origin.get(voxels) or _known_by_name(scan, voxels, study)
+            if known is not None:
+                _remember(scan, known, study)
+                return None, known
+            return _put_in_place(scan, volume, voxels, incoming, study)
+    finally:
+        with contextlib.suppress(OSError):
+            incoming.unlink(missing_ok=True)
+
+
+def _put_in_place(scan: _Scan, volume: Volume, voxels: str, incoming: Path, study: _Study) -> tuple[ImportedCase, str]:
+    case_id = _free_name(scan, study)
     facts = {
         "case_id": case_id,
         "origin": scan.origin,
+        "also": [voxels],
+        "images": scan.images,
         "patient_key": scan.patient_key,
         "header": volume.header,
         "shape_ijk": list(volume.geometry.shape_ijk),
         "spacing_mm": list(volume.geometry.spacing_mm),
     }
-    write_json(_facts_path(case_id, study_folder), facts)
-    path = study_folder / incoming.name
+    write_json(facts_path(study.folder, case_id), facts)
+    path = study.folder / f"{case_id}.{study.file_format}"
     try:
         incoming.replace(path)
     except OSError as error:
         raise StorageError(f"{path.name} could not be moved into the study: {error.strerror}.") from error
-    return ImportedCase(case_id=case_id, path=path, geometry=volume.geometry, patient_key=scan.patient_key)
+    for origin in (scan.origin, voxels):
+        study.case_of_origin[origin] = case_id
+    case = ImportedCase(case_id=case_id, path=path, geometry=volume.geometry, patient_key=scan.patient_key)
+    return case, case_id
 
 
-def _facts_path(case_id: str, study_folder: Path) -> Path:
-    return state_folder(study_folder) / CASES_FOLDER / f"{case_id}.json"
+def _check_same_images(scan: _Scan, case_id: str, study: _Study) -> None:
+    """A series that has grown since it was imported is not there already."""
+    images = read_facts(study.folder, case_id).get("images")
+    if scan.images and images and images != scan.images:
+        raise ConflictError(
+            f"It is case '{case_id}', which was imported when the series had {images} images; now it has "
+            f"{scan.images}. If this is the whole series, delete that case (its labels go with it) and import again."
+        )
 
 
-def _incoming(study_folder: Path) -> Path:
-    return state_folder(study_folder) / "incoming"
+def _known_by_name(scan: _Scan, voxels: str, study: _Study) -> str | None:
+    """The case that has one of the scan's names, where it is this scan: another import's, or a file put there."""
+    for name in scan.names:
+        path = _scan_path(name, study.folder)
+        if path is None:
+            continue
+        if {scan.origin, voxels} & set(origins_of(read_facts(study.folder, name))):
+            return name
+        if _content_hash(path, path.name[len(name) :]) == scan.origin:
+            return name
+    return None
+
+
+def _remember(scan: _Scan, case_id: str, study: _Study) -> None:
+    """Add an origin to a case's facts: found by it, the scan need not be read the next time."""
+    facts = read_facts(study.folder, case_id)
+    also = list(dict.fromkeys([*origins_of(facts)[1:], scan.origin]))
+    write_json(facts_path(study.folder, case_id), {**facts, "also": also})
+    study.case_of_origin[scan.origin] = case_id
+
+
+def _free_name(scan: _Scan, study: _Study) -> str:
+    """A case id that no scan of the study has, nor the labels of one whose file is away."""
+    for name in scan.names:
+        if _scan_path(check_case_id(name), study.folder) is None and not _has_foreign_labels(name, scan, study):
+            return name
+    listed = "' and '".join(scan.names)
+    raise InputError(f"The study has other scans named '{listed}'. Rename the source.")
+
+
+def _scan_path(case_id: str, study_folder: Path) -> Path | None:
+    paths = (study_folder / f"{case_id}{ending}" for ending in IMAGE_EXTENSIONS)
+    return next((path for path in paths if path.exists()), None)
+
+
+def _has_foreign_labels(case_id: str, scan: _Scan, study: _Study) -> bool:
+    if scan.origin in origins_of(read_facts(study.folder, case_id)):
+        return False
+    folders = [path for path in (study.folder / labels_folder(study.folder)).glob("*") if path.is_dir()]
+    return any((folder / f"{case_id}{ending}").exists() for folder in folders for ending in LABEL_EXTENSIONS)

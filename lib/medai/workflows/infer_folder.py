@@ -19,7 +19,7 @@ from typing import Any
 from medai.errors import InputError, StorageError
 from medai.store.atomic import write_json
 from medai.workflows.executors import CaseExecutor, CaseOutcome
-from medai.workflows.import_study import VOLUME_ENDINGS
+from medai.workflows.import_sources import VOLUME_ENDINGS
 from medai.workflows.infer_case import Registry, load_pipeline, write_outcome
 from medai.workflows.models import open_registry
 from medai.workflows.score_case import scored_versions

@@ -95,11 +95,13 @@ def test_names_that_are_taken(tmp_path, volume):
         write_volume(replace(volume, image_hu=volume.image_hu + np.int16(n % 2)), tmp_path / folder / "scan.nii.gz")
     report = import_scans([tmp_path / "x", tmp_path / "y", tmp_path / "z"], tmp_path / "study")
     ids = [case.case_id for case in report.imported]
-    assert ids[0] == "scan"
-    assert ids[1].startswith("scan_")
-    assert len(ids) == 2
+    assert ids == ["x", "y"]
     again = import_scans([tmp_path / "y", tmp_path / "x"], tmp_path / "study")
     assert sorted(again.skipped) == sorted(ids)
+    write_volume(replace(volume, image_hu=volume.image_hu + np.int16(7)), tmp_path / "y.nii.gz")
+    other = import_scans([tmp_path / "y.nii.gz"], tmp_path / "study").imported[0].case_id
+    assert other.startswith("y_")
+    assert len(other) == len("y_") + 8
 
 
 def test_a_scan_the_study_had_before_is_not_overwritten(tmp_path, volume):

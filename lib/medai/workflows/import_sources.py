@@ -1,0 +1,222 @@
+"""What of the given files and folders is a scan to import, and what merely lies beside.
+
+Left out and said: the study's own scans and labels where the study lies inside a source, the labels of other studies in
+MONAI Label's or nnU-Net's layout, 3D Slicer's segmentations. Scan cache and models are hidden folders, which no source
+is searched for.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medai.store.names import IMAGE_EXTENSIONS
+from medai.volume_io.dicom_headers import looks_like_dicom
+from medai.volume_io.dicom_series import DicomSeries, group_series
+from medai.volume_io.folder_files import Unreachable, find_files
+
+VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+
+_LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal")
+"""Of nnU-Net and the Medical Segmentation Decathlon."""
+
+_SHOWN_LINKS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Something that is no scan, or could not be imported.
+
+    Attributes:
+        source: what to call it in messages.
+        reason: why.
+    """
+
+    source: str
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class FoundScans:
+    """What was found in the sources.
+
+    Attributes:
+        series: DICOM series, of all sources together: one series may lie in several folders.
+        files: volume files, each once, sorted by path.
+        given: those of them that were named themselves.
+        refused: sources that hold no scan or cannot be looked at.
+        left_out: what is no scan.
+    """
+
+    series: list[DicomSeries] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    given: list[Path] = field(default_factory=list)
+    refused: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+def find_scans(sources: Sequence[Path], study_folder: Path) -> FoundScans:
+    """Look through the sources.
+
+    Args:
+        sources: volume files, DICOM files (their series is taken), and folders, searched through; links are followed.
+        study_folder: where they are to go; it may lie inside a source, or be one.
+    """
+    found = FoundScans()
+    beside = _Beside(study_folder)
+    dicom_files: dict[Path, None] = {}
+    named: list[Path] = []
+    for source in sources:
+        if source.is_dir():
+            dicom_here, files_here = _search(source, beside, found)
+            dicom_files |= dict.fromkeys(dicom_here)
+            found.files += files_here
+            is_empty = not dicom_here and not files_here
+        else:
+            is_empty = not _take_file(source, found, named)
+        if is_empty:
+            _refuse_empty(source, found)
+    found.left_out += beside.told()
+    found.series = _series(list(dicom_files), named)
+    found.files = _once(found.files)
+    return found
+
+
+def _search(source: Path, beside: _Beside, found: FoundScans) -> tuple[list[Path], list[Path]]:
+    """DICOM and volume files of a folder."""
+    below = find_files(source, pass_over=beside)
+    found.refused += _unreachable(below.unreachable)
+    volumes = [path for path in below.files if path.name.lower().endswith(VOLUME_ENDINGS)]
+    others = [path for path in below.files if not path.name.lower().endswith(VOLUME_ENDINGS)]
+    return [path for path in others if looks_like_dicom(path)], [_where_voxels_are(path) for path in volumes]
+
+
+def _take_file(source: Path, found: FoundScans, named: list[Path]) -> bool:
+    if not source.exists():
+        return False
+    if looks_like_dicom(source):
+        named.append(source)
+        return True
+    is_volume = source.name.lower().endswith(VOLUME_ENDINGS) and not _is_segmentation(source)
+    if is_volume:
+        found.files.append(_where_voxels_are(source))
+        found.given.append(found.files[-1])
+    return is_volume
+
+
+def _refuse_empty(source: Path, found: FoundScans) -> None:
+    name = source.name or str(source)
+    if not source.exists():
+        reason = f"There is no file or folder '{source}'. Check the path."
+        if source.is_symlink():
+            reason = f"'{source}' is a link to something that is not there. Mend the link, or fetch what it leads to."
+    elif source.is_file() and _is_segmentation(source):
+        reason = f"'{name}' is a 3D Slicer segmentation, no scan."
+    else:
+        reason = f"'{name}' holds no scan: no DICOM series and no file ending in {', '.join(VOLUME_ENDINGS)}."
+    found.refused.append(LeftOut(source=name, reason=reason))
+
+
+def _series(dicom_files: list[Path], named: list[Path]) -> list[DicomSeries]:
+    """The series of the searched folders, and those that single files belong to."""
+    series = group_series(sorted(dicom_files))
+    met = {file.path for each in series for file in each.files}
+    for folder in dict.fromkeys(path.parent for path in named if path not in met):
+        files_of_folder = sorted(path for path in folder.iterdir() if looks_like_dicom(path))
+        series += [each for each in group_series(files_of_folder) if any(file.path in named for file in each.files)]
+    return series
+
+
+def _once(paths: Sequence[Path]) -> list[Path]:
+    """Each file once, however many sources lead to it, sorted by path."""
+    by_place: dict[Path, Path] = {}
+    for path in sorted(paths):
+        by_place.setdefault(path.resolve(), path)
+    return list(by_place.values())
+
+
+def _where_voxels_are(path: Path) -> Path:
+    """A linked header without its voxels beside the link is read where it really lies."""
+    if not path.is_symlink() or not path.name.lower().endswith((".nhdr", ".mhd")):
+        return path
+    stem = path.name.rpartition(".")[0]
+    return path if any(other != path for other in path.parent.glob(f"{stem}.*")) else path.resolve()
+
+
+def _is_segmentation(path: Path) -> bool:
+    return path.name.lower().endswith(".seg.nrrd")
+
+
+def _unreachable(found: Sequence[Unreachable]) -> list[LeftOut]:
+    """One line a thing; where a folder holds many of a kind, one line for all."""
+    by_kind: dict[tuple[Path, str], list[Path]] = {}
+    for each in found:
+        by_kind.setdefault((each.path.parent, each.reason), []).append(each.path)
+    lines = []
+    for (folder, reason), paths in by_kind.items():
+        if len(paths) > _SHOWN_LINKS:
+            lines.append(LeftOut(source=f"{folder.name}: {len(paths)} entries, such as {paths[0].name}", reason=reason))
+        else:
+            lines += [LeftOut(source=path.name, reason=reason) for path in paths]
+    return lines
+
+
+class _Beside:
+    """Asked of everything in a source: whether it is passed over. Remembers what to tell."""
+
+    def __init__(self, study_folder: Path) -> None:
+        self._study = study_folder.resolve()
+        self._own_labels = (self._study / labels_folder(self._study)).resolve()
+        self._scans_of_study = 0
+        self._segmentations = 0
+        self._folders: dict[str, str] = {}
+        self._resolved = functools.lru_cache(maxsize=64)(lambda folder: folder.resolve())
+        self._labels_of = functools.lru_cache(maxsize=64)(lambda folder: labels_folder(folder, only_known=True))
+
+    def __call__(self, path: Path) -> bool:
+        if _is_segmentation(path):
+            self._segmentations += 1
+            return True
+        if path.name.lower().endswith(IMAGE_EXTENSIONS) and self._resolved(path.parent) == self._study:
+            self._scans_of_study += 1
+            return True
+        return path.is_dir() and self._is_label_folder(path)
+
+    def told(self) -> list[LeftOut]:
+        """What was passed over, in words."""
+        lines = [LeftOut(source=source, reason=reason) for source, reason in self._folders.items()]
+        if self._scans_of_study:
+            reason = f"{self._scans_of_study} scans are cases of this study already."
+            lines.append(LeftOut(source=self._study.name, reason=reason))
+        if self._segmentations:
+            reason = f"{self._segmentations} files are 3D Slicer segmentations, no scans."
+            lines.append(LeftOut(source="*.seg.nrrd", reason=reason))
+        return lines
+
+    def _is_label_folder(self, path: Path) -> bool:
+        if path.resolve() == self._own_labels:
+            reason = "It holds the labels of this study."
+        elif path.name in _LABEL_FOLDERS or path.name == self._labels_of(path.parent):
+            reason = "It holds label maps, no scans."
+        else:
+            return False
+        self._folders[f"{path.parent.name}/{path.name}"] = reason
+        return True
+
+
+def labels_folder(studies: Path, *, only_known: bool = False) -> str:
+    """The name of a study's folder of labels, as MONAI Label's index says.
+
+    Args:
+        studies: a folder that may be a study.
+        only_known: "" where it does not look like a study with labels.
+    """
+    try:
+        index = json.loads((studies / "datastore_v2.json").read_bytes())
+        return str(index.get("labels_dir") or "labels")
+    except (OSError, ValueError, AttributeError):
+        looks_so = any((studies / "labels" / tag).is_dir() for tag in ("final", "original"))
+        return "" if only_known and not looks_so else "labels"
