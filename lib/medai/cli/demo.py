@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medai.cli.output import JsonOption, console, write_json
+from medai.cli.output import JsonOption, console, stoppable, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +35,8 @@ def demo(
     from medai.workflows.annotation_loop import LoopConfig, play_annotation_loop
 
     screen = console(json_file)
-    with tempfile.TemporaryDirectory(prefix="medai-demo-") as temporary:
+    kept = f"The study with its labels so far is in {folder}." if folder else "The temporary study was removed."
+    with stoppable(kept), tempfile.TemporaryDirectory(prefix="medai-demo-") as temporary:
         studies = folder or Path(temporary) / "study"
         with screen.status("Making phantom chest CTs"):
             make_demo_study(studies, case_count=cases, seed=seed)

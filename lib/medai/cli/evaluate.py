@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medai.cli.evaluation_tables import show_classification, show_detection, show_segmentation, tell_oddities
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 from medai.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from medai.inference.detect import NoduleDetector
 
 app = typer.Typer(help="Measure how good a model is on data with the answers beside it.", no_args_is_help=True)
+
+NOTHING_KEPT = "Nothing is kept of an evaluation that was stopped; --limit N takes the first N cases alone."
+MARKS_NOT_KEPT = "Nothing is kept; with --marks FILE the marks are, and the same command goes on from there."
 
 DataOption = Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder with the scans and the answers.")]
 StudiesOption = Annotated[
@@ -77,7 +80,7 @@ def segmentation(
     config = SegmentationConfig(
         place=ClickPlace(click), clicks=clicks, seed=seed, held_back_only=held_back_only, limit=limit
     )
-    with progress_bar(screen) as bar:
+    with stoppable(NOTHING_KEPT), progress_bar(screen) as bar:
         task = bar.add_task("Outlining nodules", total=None)
         report = evaluate_segmentation(
             data,
@@ -123,7 +126,7 @@ def classification(
     model = evaluated_model("nodule_classification", studies=studies, weights=weights)
     click_model = evaluated_model("nodule_click", studies=studies)
     config = ClassificationConfig(outline=RatedOutline(outline), seed=seed, held_back_only=held_back_only, limit=limit)
-    with progress_bar(screen) as bar:
+    with stoppable(NOTHING_KEPT), progress_bar(screen) as bar:
         task = bar.add_task("Rating nodules", total=None)
         report = evaluate_classification(
             data,
@@ -183,7 +186,8 @@ def detection(
         found = model or evaluated_model("nodule_detection", studies=studies, weights=weights)
         return load_detector(found.weights_path, device=device, cache_folder=engines_folder())
 
-    with progress_bar(screen) as bar:
+    kept = f"The marks so far are in {marks}: the same command goes on." if marks else MARKS_NOT_KEPT
+    with stoppable(kept), progress_bar(screen) as bar:
         task = bar.add_task("Finding nodules", total=None)
         report = evaluate_detection(
             data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medai.cli.output import console, progress_bar, write_json
+from medai.cli.output import console, progress_bar, stoppable, write_json
 from medai.errors import InputError
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def scan_folder(
         ending=file_format or ENDINGS[0],
     )
     screen = console(json_file)
-    with own_output, progress_bar(screen, speed_over_s=SPEED_OVER_S) as bar:
+    kept = f"The answers so far are in {out}: the same command goes on."
+    with stoppable(kept), own_output, progress_bar(screen, speed_over_s=SPEED_OVER_S) as bar:
         shown = bar.add_task(f"Looking for nodules by {executor.description}", total=None)
 
         def show(done: int, total: int, _: CaseOutcome[dict[str, Any]] | None) -> None:

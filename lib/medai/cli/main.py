@@ -93,8 +93,8 @@ def main() -> None:
             typer.echo(message)
             sys.exit(0)
         _fail(f"{message} See: {context.command_path if context else 'medai'} --help")
-    except (typer.Abort, KeyboardInterrupt, CancelledByUserError):
-        typer.echo("medai: stopped.", err=True)
+    except (typer.Abort, KeyboardInterrupt, CancelledByUserError) as error:
+        typer.echo(f"medai: stopped. {error}".rstrip(), err=True)
         sys.exit(EXIT_INTERRUPTED)
     except MedaiError as error:
         _fail(str(error))

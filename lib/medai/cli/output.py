@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medai.errors import StorageError
+from medai.errors import CancelledByUserError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,22 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+@contextmanager
+def stoppable(words: str | Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl+C end a command with words of its own.
+
+    Args:
+        words: what is kept and how to go on, as sentences; a function is called when it happens.
+
+    Raises:
+        CancelledByUserError: Ctrl+C was pressed inside.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise CancelledByUserError(words if isinstance(words, str) else words()) from error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 
 app = typer.Typer(help="Make chest CTs with known nodules.", no_args_is_help=True)
 
@@ -23,7 +23,8 @@ def study(
     from medai.phantom.study import make_demo_study
 
     screen = console(json_file)
-    with progress_bar(screen) as bar:
+    kept = f"The scans made so far are in {folder}: the same command goes on."
+    with stoppable(kept), progress_bar(screen) as bar:
         task = bar.add_task("Making phantom chest CTs", total=cases)
         made = make_demo_study(
             folder,
@@ -55,7 +56,8 @@ def detection(
     from medai.workflows.detection_cases import prepare_detection_cases
 
     screen = console(json_file)
-    with progress_bar(screen) as bar:
+    kept = f"The scans made so far are in {folder}: the same command goes on."
+    with stoppable(kept), progress_bar(screen) as bar:
         task = bar.add_task("Making detection cases", total=count)
         made = prepare_detection_cases(
             folder,

@@ -15,7 +15,7 @@ from medai.cli.executor_options import (
     build_executor,
     own_output,
 )
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 from medai.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def score(
 
     who = build_executor(executor, workers=workers, address=address, device=device)
     screen = console(json_file)
-    with own_output(executor), progress_bar(screen, speed_over_s=SPEED_OVER_S) as bar:
+    kept = "The scores so far are kept: the same command goes on, and a server of the study does by itself."
+    with stoppable(kept), own_output(executor), progress_bar(screen, speed_over_s=SPEED_OVER_S) as bar:
         shown = bar.add_task("Scoring", total=None)
 
         def show(step: PoolStep) -> None:

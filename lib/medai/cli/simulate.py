@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 from medai.cli.simulate_learning import active_learning
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def retrain(
     config = SimulationConfig(
         rounds=rounds, seeds=seeds, first_seed=first_seed, cases_per_round=cases, epochs=epochs, margin=margin
     )
-    with progress_bar(screen) as bar:
+    kept = f"The rounds played so far are in {out}: the same command goes on."
+    with stoppable(kept), progress_bar(screen) as bar:
         shown = bar.add_task("Preparing", total=None)
 
         def tell(progress: SimulationProgress) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,8 @@ def active_learning(
         empty_share=empty_share,
     )
     screen = console(json_file)
-    with progress_bar(screen) as bar:
+    kept = f"The rounds played so far are in {out}: the same command goes on."
+    with stoppable(kept), progress_bar(screen) as bar:
         shown = bar.add_task("Preparing", total=None)
         report = simulate_learning(
             data,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 from medai.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def _retrain(
 
     tracker = trackers_for(studies, resolve_tracking(tracking))
     config, family = RetrainConfig(**values), family_of(task or CLICK_TASK)
-    with progress_bar(on_screen) as bar:
+    kept = "The model in use stays. The epochs done are kept for a day: the same command with the same labels goes on."
+    with stoppable(kept), progress_bar(on_screen) as bar:
         shown = bar.add_task("Training", total=config.epochs)
 
         def show(step: RetrainProgress) -> None:
@@ -200,7 +201,8 @@ def _make_starter(
     task = task_name(name)
     folder = out or OUTPUT_FOLDER / task
     options = StarterOptions(start_from=_start(task, start_from), **changed)
-    with progress_bar(on_screen) as bar:
+    kept = f"What was reached is in {folder}: the same command goes on, with --anew it begins anew."
+    with stoppable(kept), progress_bar(on_screen) as bar:
         shown = bar.add_task("Starting", total=None)
 
         def show(step: StarterStep) -> None:

@@ -170,8 +170,8 @@ def retrain(
         except CancelledByUserError:
             run.keeps_work = is_interrupted()
             raise
-        except StorageError:
-            # A full disk: once there is space again, the same training goes on from its last epoch.
+        except (StorageError, KeyboardInterrupt):
+            # A full disk, or Ctrl+C on the command line: the same training goes on from its last epoch.
             run.keeps_work = True
             raise
     logger.info("Training run %s of %s: %s", report.run_id, report.task, report.reason)

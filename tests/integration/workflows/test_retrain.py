@@ -262,6 +262,21 @@ def test_a_refusal_that_cannot_be_kept_is_in_the_report(labelled_study, registry
     assert "is in the report of run" in caplog.text
 
 
+@pytest.mark.parametrize(("end", "kept"), [(KeyboardInterrupt, True), (CancelledByUserError, False)])
+def test_ctrl_c_keeps_what_the_next_training_goes_on_from(labelled_study, registry, monkeypatch, end, kept):
+    def stop(*_args, **_named):
+        raise end("stop")
+
+    network = FakeNetwork(0.8)
+    monkeypatch.setattr(network, "train", stop)
+    with pytest.raises(end):
+        run(labelled_study, registry, network)
+    trainings = labelled_study.folder / ".medai" / "training"
+    assert len(list(trainings.glob("*/work/job.json"))) == kept
+    assert run(labelled_study, registry, FakeNetwork(0.8)).resumed == kept
+    assert list(trainings.glob("*/work")) == []
+
+
 def test_no_patient_trains_and_judges(labelled_study, registry):
     network = FakeNetwork(0.8)
     run(labelled_study, registry, network)
