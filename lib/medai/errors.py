@@ -30,6 +30,10 @@ class ConflictError(MedaiError):
     """The request is valid but not now: a training already runs, a case is reserved."""
 
 
+class ForbiddenError(MedaiError):
+    """Whoever asks may not do this: another role is needed, or another person."""
+
+
 class ModelError(MedaiError):
     """Model weights are missing, damaged, or do not fit the network they are meant for."""
 

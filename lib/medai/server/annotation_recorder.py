@@ -16,11 +16,12 @@ import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medai.domain.annotation import Annotation, ReviewState
-from medai.errors import MedaiError
+from medai.errors import ForbiddenError, MedaiError
 from medai.server.infer_request import InferReply, Proposes
 from medai.server.uploads import CheckedLabel
 from medai.store.annotation_files import sha256_of_file
@@ -32,6 +33,36 @@ from medai.volume_io.readers import read_label_map
 from medai.workflows.annotation_measures import AnnotationMeasurer, RecordedScans, label_volume_ml
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reviewer:
+    """Who judges a label.
+
+    Attributes:
+        name: the login, or what was sent.
+        is_login: whether the name is proven.
+        may_judge: whether the login has the reviewer's role.
+    """
+
+    name: str
+    is_login: bool = False
+    may_judge: bool = True
+
+    def check(self, author: str, *, present: ReviewState, wanted: ReviewState) -> None:
+        """Refuse a verdict on one's own label, to flag it apart, and any without the role.
+
+        Raises:
+            ForbiddenError: with who could do it.
+        """
+        if not self.may_judge:
+            raise ForbiddenError(f"'{self.name}' may not judge labels: that asks for the role of a reviewer.")
+        is_own = bool(author) and author.casefold() == self.name.casefold()
+        # To lift somebody's flag from one's own label would be to approve it.
+        if is_own and (wanted is ReviewState.APPROVED or present is ReviewState.FLAGGED):
+            raise ForbiddenError(
+                f"'{self.name}' submitted this label; nobody approves their own. Ask another reviewer."
+            )
 
 
 class AnnotationRecorder:
@@ -118,17 +149,34 @@ class AnnotationRecorder:
                 self._measurer.submit(self._measure, annotation.annotation_id)
         return annotation
 
-    def review(self, case_id: str, tag: str, status: Any, by: str) -> None:
-        """Take over what a reviewer says of a case's label; a label from before the history is recorded first."""
+    def review(self, case_id: str, tag: str, status: Any, by: Reviewer) -> ReviewState:
+        """Take over what a reviewer says of a case's label; a label from before the history is recorded first.
+
+        Returns:
+            What is said of the label now.
+
+        Raises:
+            ForbiddenError: this login may not judge labels, or not this one, its own.
+        """
         known = {state.value: state for state in ReviewState}
         # The reviewer's other words ("in progress") say nothing about training.
         state = known.get(str(status or "").strip().lower(), ReviewState.OPEN)
         path = self._study.label_path(case_id, tag)
         annotation = self.log.current(case_id, tag)
-        if annotation is None or annotation.sha256 != sha256_of_file(path):
+        is_known = annotation is not None and annotation.sha256 == sha256_of_file(path)
+        if by.is_login:
+            info = self._study.label_info(case_id, tag)
+            author = annotation.annotator if annotation and is_known else str(info.get("user") or "")
+            present = annotation.review if annotation and is_known else ReviewState.OPEN
+            if state is present:
+                # The reviewer module sends level and comment with the status that stands.
+                return state
+            by.check(author, present=present, wanted=state)
+        if annotation is None or not is_known:
             annotation = self._record_found(case_id, tag, path)
-        self.log.set_review(annotation.annotation_id, state, by)
+        self.log.set_review(annotation.annotation_id, state, by.name)
         logger.info("Label '%s' of %s is %s", tag, case_id, state.value or "open again")
+        return state
 
     def forget_case(self, case_id: str) -> None:
         """Drop the proposals of a scan that was deleted; its labels stay in the history."""

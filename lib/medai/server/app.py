@@ -42,6 +42,7 @@ from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
 from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
+from medai.store.clients import Clients
 from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
@@ -93,6 +94,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         folder = self.study.folder
         self.state_folder = state_folder(folder)
         self.reservations = Reservations(folder, ttl_s=self.options.reservation_minutes * 60)
+        self.clients = Clients(folder)
         self.scores = ScoreStore(folder)
         self.scans = ScanCache(
             self.state_folder / "scans",

@@ -26,7 +26,6 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 from monailabel.config import settings as platform
-from monailabel.endpoints.user.auth import get_current_user
 from monailabel.interfaces.utils.app import app_instance
 
 import medai
@@ -47,6 +46,7 @@ from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
 from medai.server.lanes import Lane, Lanes
 from medai.server.limits import BodyLimit
+from medai.server.logins import build_logins
 from medai.server.replies import PlainJSONResponse
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     instance: MedaiApp = await loop.run_in_executor(None, app_instance)
     instance.server_mode(True)
     lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
-    app.state.medai, app.state.lanes = instance, lanes
+    app.state.medai, app.state.lanes, app.state.logins = instance, lanes, build_logins(instance.options)
     app.state.batches = CaseJobs("batch inference", lanes)
     app.state.scoring = scoring = instance.pool_scoring(lanes)
     threading.Thread(target=_warm_up, args=(instance,), name="medai-warm-up", daemon=True).start()
@@ -144,7 +144,6 @@ def create_app() -> FastAPI:
     )
     for part in parts:
         app.include_router(part.router, prefix=prefix)
-    app.dependency_overrides[get_current_user] = routes_auth.current_user
 
     @app.get("/", include_in_schema=False)
     async def _home() -> RedirectResponse:

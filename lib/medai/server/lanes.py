@@ -1,11 +1,12 @@
 """Where blocking work runs, so that no request waits behind another's inference or training.
 
-The event loop runs no blocking call. Every endpoint hands its work to one of four pools of threads:
+The event loop runs no blocking call. Every endpoint hands its work to one of five pools of threads:
 
 - ``quick``: information, next sample, small reads and writes of the index. Never waits for a network or a decoder.
 - ``transfer``: uploads and downloads: checking and storing scans and labels, archives.
 - ``click``: interactive inference. Whole scans cannot get in front of it.
 - ``scan``: whole-scan inference, scribbles, batches. Long, first come first served.
+- ``login``: fetching a token from the hospital's realm, which may be slow or away.
 
 A lane takes a bounded number of waiting requests and refuses more with 429. Threads of one lane share nothing with
 those of another but the locks of the library code they call: loading a model (one lock a task), decoding a scan (one
@@ -29,17 +30,19 @@ T = TypeVar("T")
 
 QUICK_WORKERS = 8
 TRANSFER_WORKERS = 4
+LOGIN_WORKERS = 4
 LONGEST_QUEUE = 64
 """Requests that may wait in a lane; an annotation team is smaller, a broken client is not."""
 
 
 class Lane(StrEnum):
-    """The four pools."""
+    """The five pools."""
 
     QUICK = "quick"
     TRANSFER = "transfer"
     CLICK = "click"
     SCAN = "scan"
+    LOGIN = "login"
 
 
 class _Pool:
@@ -84,6 +87,7 @@ class Lanes:
             Lane.TRANSFER: _Pool(Lane.TRANSFER, TRANSFER_WORKERS),
             Lane.CLICK: _Pool(Lane.CLICK, click_workers),
             Lane.SCAN: _Pool(Lane.SCAN, scan_workers),
+            Lane.LOGIN: _Pool(Lane.LOGIN, LOGIN_WORKERS),
         }
 
     async def run(self, lane: Lane, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -23,6 +23,7 @@ from monailabel.interfaces.exception import (
 from medai.errors import (
     CancelledByUserError,
     ConflictError,
+    ForbiddenError,
     InputError,
     MedaiError,
     ModelError,
@@ -37,6 +38,7 @@ _STATUS: tuple[tuple[type[MedaiError], HTTPStatus], ...] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (InputError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (ConflictError, HTTPStatus.CONFLICT),
+    (ForbiddenError, HTTPStatus.FORBIDDEN),
     (CancelledByUserError, HTTPStatus.CONFLICT),
     (ModelError, HTTPStatus.SERVICE_UNAVAILABLE),
     (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),

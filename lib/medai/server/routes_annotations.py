@@ -9,13 +9,13 @@ from fastapi.responses import JSONResponse
 
 from medai.domain.annotation import ReviewState
 from medai.errors import InputError
-from medai.server.access import Annotator, App, Threads
+from medai.server.access import Annotator, App, CheckedRoute, Threads
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
 from medai.workflows.annotation_history import annotation_to_json
 
-router = APIRouter(prefix="/medai/annotations", tags=["Annotations"])
+router = APIRouter(prefix="/medai/annotations", tags=["Annotations"], route_class=CheckedRoute)
 
 
 @router.get("")

@@ -7,18 +7,19 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from medai.errors import MedaiError
-from medai.server.access import Admin, App, Host, Threads, Viewer, annotator_of
+from medai.server.access import Admin, App, CheckedRoute, Threads, Viewer, identify
 from medai.server.app import MedaiApp
+from medai.server.audit import note
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, json_of
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["App"])
+router = APIRouter(tags=["App"], route_class=CheckedRoute)
 
 _HASH_BYTES = 1 << 20
 
@@ -32,17 +33,18 @@ async def info(app: App, lanes: Threads, user: Viewer) -> JSONResponse:
 @router.post("/activelearning/{strategy}")
 async def next_sample(
     strategy: str,
+    request: Request,
     app: App,
     lanes: Threads,
     user: Viewer,
-    host: Host,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> JSONResponse:
     """The next case for this annotator, reserved; {} when none is left."""
-    request = {"client_id": user.username, **(params or {})}
-    request["client_id"] = annotator_of(str(request["client_id"]), host)
-    sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, request)
+    identity = identify(request, user, (params or {}).get("client_id"))
+    asked = {**(params or {}), "client_id": identity.client_id}
+    sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, asked)
     if sample:
+        note(request.scope, case=sample["id"])
         lanes.submit(Lane.TRANSFER, _prepare, app, sample["id"])
     return PlainJSONResponse(sample)
 

@@ -1,71 +1,34 @@
-"""Who asks: MONAI Label's tokens of a Keycloak realm, with the one argument that makes them valid again.
+"""``/auth/``: where to log in, a token for a name and a password, and whether a token is good.
 
-Authentication is off unless MONAI_LABEL_AUTH_ENABLE says otherwise; then every route asks for a role. MONAI Label 0.8.5
-calls ``jwt.decode`` without ``algorithms``, which PyJWT 2 refuses, so that every token is answered with 401.
+Fetching a token waits for the hospital's realm, so it has a lane of its own: where the realm is slow, logging in is
+slow and nothing else.
 """
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
 from typing import Annotated, Any
 
-import jwt
-import requests
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import JSONResponse
-from fastapi.security import OAuth2PasswordRequestForm
 from monailabel.config import settings as platform
-from monailabel.endpoints.user import auth
-from monailabel.endpoints.user.auth import User, oauth2_scheme
 
-from medai.server.access import Threads
+from medai.server.access import AnyLogin, CheckedRoute, Threads, open_to_all
+from medai.server.audit import note
 from medai.server.lanes import Lane
+from medai.server.logins import LONGEST_USER_NAME, Logins
 from medai.server.replies import PlainJSONResponse
 
-logger = logging.getLogger(__name__)
+router = APIRouter(prefix="/auth", tags=["Auth"], route_class=CheckedRoute)
 
-router = APIRouter(prefix="/auth", tags=["Auth"])
+LONGEST_SECRET = 16 << 10
+"""A refresh token is the longest of what is sent."""
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256")
-"""Signatures with a public key only: with HS256 among them the public key would pass for a shared secret."""
-
-TOKEN_TIMEOUT_S = 30.0
-
-
-async def _no_token() -> str:
-    return ""
-
-
-def current_user(
-    token: Annotated[str, Depends(oauth2_scheme if platform.MONAI_LABEL_AUTH_ENABLE else _no_token)],
-) -> User:
-    """The user a token stands for; MONAI Label's default user where authentication is off.
-
-    A plain function, so that fetching the realm's key runs in a thread.
-
-    Raises:
-        HTTPException: 401 for a token that is not valid.
-    """
-    if not platform.MONAI_LABEL_AUTH_ENABLE:
-        return auth.DEFAULT_USER
-    try:
-        key = auth.get_public_key(platform.MONAI_LABEL_AUTH_REALM_URI)
-        content = jwt.decode(
-            token,
-            key,
-            algorithms=list(ALGORITHMS),
-            options={"verify_signature": True, "verify_aud": False, "verify_exp": True, "require": ["exp"]},
-        )
-        return _user(content)
-    except jwt.InvalidTokenError as error:
-        logger.info("A token was refused: %s", error)
-        raise HTTPException(
-            HTTPStatus.UNAUTHORIZED, "Could not validate credentials", {"WWW-Authenticate": "Bearer"}
-        ) from error
+_PASSED_ON = ("access_token", "token_type", "expires_in", "refresh_token", "refresh_expires_in", "scope")
 
 
 @router.get("/")
+@open_to_all
 async def enabled() -> JSONResponse:
     """Whether the client must log in, and where."""
     return PlainJSONResponse(
@@ -78,45 +41,61 @@ async def enabled() -> JSONResponse:
 
 
 @router.post("/token")
-async def token(form: Annotated[OAuth2PasswordRequestForm, Depends()], lanes: Threads) -> JSONResponse:
-    """Fetch a token from the realm for a name and a password."""
+@open_to_all
+async def token(
+    request: Request,
+    lanes: Threads,
+    grant_type: Annotated[str, Form()] = "password",
+    username: Annotated[str, Form()] = "",
+    password: Annotated[str, Form()] = "",
+    refresh_token: Annotated[str, Form()] = "",
+) -> JSONResponse:
+    """Fetch a token for a name and a password, or for a refresh token (``grant_type=refresh_token``)."""
     if not platform.MONAI_LABEL_AUTH_ENABLE:
         return PlainJSONResponse({"access_token": None, "token_type": None})
-    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _fetch_token, form.username, form.password))
+    form = _token_form(grant_type, username, password, refresh_token)
+    note(request.scope, user=username)
+    logins: Logins = request.app.state.logins
+    content = await lanes.run(Lane.LOGIN, logins.fetch_token, form)
+    return PlainJSONResponse(
+        {"token_type": "Bearer", **{name: content[name] for name in _PASSED_ON if name in content}},
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 @router.get("/token/valid")
-async def valid_token(user: Annotated[User, Depends(auth.get_current_user)]) -> JSONResponse:
+async def valid_token(user: AnyLogin) -> JSONResponse:
     """The user of the token; 401 where it is not valid."""
     return PlainJSONResponse(user.model_dump())
 
 
-def _fetch_token(username: str, password: str) -> Any:
-    response = requests.post(
-        auth.token_uri(),
-        data={
-            "client_id": platform.MONAI_LABEL_AUTH_CLIENT_ID,
-            "username": username,
-            "password": password,
-            "grant_type": "password",
-        },
-        timeout=TOKEN_TIMEOUT_S,
+def _token_form(grant_type: str, username: str, password: str, refresh_token: str) -> dict[str, Any]:
+    """What the realm is sent.
+
+    Raises:
+        HTTPException: 422 for a part that is missing, too long, or of another grant.
+    """
+    given = (
+        {"username": username, "password": password} if grant_type == "password" else {"refresh_token": refresh_token}
     )
-    if not response.ok:
-        raise HTTPException(HTTPStatus.UNAUTHORIZED, "The realm refused this name and password.")
-    return response.json()
+    if grant_type not in ("password", "refresh_token"):
+        problem = f"'grant_type' is {ascii(grant_type)[:60]}; it takes 'password' or 'refresh_token'."
+    elif missing := [name for name, value in given.items() if not value]:
+        problem = f"{' and '.join(missing)} must be given to log in."
+    elif len(username) > LONGEST_USER_NAME or not (username.isprintable()):
+        problem = f"'username' has {len(username)} characters; {LONGEST_USER_NAME} printable ones are taken."
+    elif long := [name for name, value in given.items() if len(value) > LONGEST_SECRET]:
+        problem = f"{' and '.join(long)} is longer than the {LONGEST_SECRET} characters taken."
+    elif any(not _is_text(value) for value in given.values()):
+        problem = "The name or password is no valid text (UTF-8)."
+    else:
+        return {"grant_type": grant_type, **given}
+    raise HTTPException(HTTPStatus.UNPROCESSABLE_ENTITY, problem)
 
 
-def _user(content: dict[str, Any]) -> User:
-    roles: Any = content
-    for part in platform.MONAI_LABEL_AUTH_TOKEN_ROLES.split("#"):
-        roles = roles.get(part) if isinstance(roles, dict) else None
-    username = content.get(platform.MONAI_LABEL_AUTH_TOKEN_USERNAME)
-    if not isinstance(username, str):
-        raise jwt.InvalidTokenError("the token names no user")
-    return User(
-        username=username,
-        email=content.get(platform.MONAI_LABEL_AUTH_TOKEN_EMAIL),
-        name=content.get(platform.MONAI_LABEL_AUTH_TOKEN_NAME),
-        roles=list(roles or []),
-    )
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

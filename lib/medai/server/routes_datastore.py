@@ -7,23 +7,37 @@ import logging
 import mimetypes
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.config import settings as platform
 from starlette.background import BackgroundTask
 
 from medai.errors import InputError
-from medai.server.access import Admin, Annotator, App, Host, Threads, Viewer, annotator_name, annotator_of
+from medai.server.access import (
+    Admin,
+    Annotator,
+    App,
+    CheckedRoute,
+    Identity,
+    Threads,
+    User,
+    Viewer,
+    identify,
+    signed,
+    without_own_approval,
+)
+from medai.server.annotation_recorder import Reviewer
 from medai.server.app import MedaiApp
+from medai.server.audit import note
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, json_of
 from medai.server.request_body import json_object, store_upload
+from medai.server.roles import Role, may
 from medai.server.routes_app import sha256_of
 from medai.server.uploads import (
     IMAGE_UPLOAD_EXTENSIONS,
@@ -37,7 +51,13 @@ from medai.volume_io.readers import read_geometry
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/datastore", tags=["Datastore"])
+router = APIRouter(prefix="/datastore", tags=["Datastore"], route_class=CheckedRoute)
+
+
+UNPROVEN_REVIEWER = (
+    "This server has no logins: that nobody approves their own label cannot be held, and the reviewer's name is what "
+    "was sent."
+)
 
 
 class Output(StrEnum):
@@ -59,6 +79,7 @@ async def study(app: App, lanes: Threads, user: Viewer, output: Output = Output.
 @router.put("/", include_in_schema=False)
 @router.put("/image")
 async def add_image(
+    request: Request,
     app: App,
     lanes: Threads,
     user: Annotator,
@@ -67,8 +88,10 @@ async def add_image(
     params: Annotated[str, Form()] = "{}",
 ) -> JSONResponse:
     """Upload a scan; its id is ``image``, else the file's name without its ending."""
-    info = {**json_object(params, "params"), "user": user.username}
-    return PlainJSONResponse({"image": await lanes.run(Lane.TRANSFER, _add_image, app, image, file, info)})
+    info = signed(json_object(params, "params"), user)
+    case_id = await lanes.run(Lane.TRANSFER, _add_image, app, image, file, info)
+    note(request.scope, case=case_id)
+    return PlainJSONResponse({"image": case_id})
 
 
 @router.delete("/", include_in_schema=False)
@@ -108,7 +131,7 @@ async def change_image_info(
     image: str, app: App, lanes: Threads, user: Annotator, info: Annotated[str, Form()] = "{}"
 ) -> JSONResponse:
     """Add to what is known about a scan."""
-    content = {**json_object(info, "info"), "user": user.username}
+    content = signed(json_object(info, "info"), user)
     await lanes.run(Lane.QUICK, app.datastore().update_image_info, image, content)
     return PlainJSONResponse({})
 
@@ -116,18 +139,18 @@ async def change_image_info(
 @router.put("/label")
 async def save_label(
     image: str,
+    request: Request,
     app: App,
     lanes: Threads,
     user: Annotator,
-    host: Host,
     label: Annotated[UploadFile, File()],
     tag: str = FINAL,
     params: Annotated[str, Form()] = "{}",
 ) -> JSONResponse:
     """Submit a label; it is checked against the scan before anything is stored, and kept in the history for good."""
-    info = {**json_object(params, "params"), "user": user.username}
-    client_id = str(info.get("client_id") or "")
-    by = _Submitter(name=annotator_name(user, client_id, host), client_id=annotator_of(client_id, host))
+    sent = json_object(params, "params")
+    by = identify(request, user, sent.get("client_id"))
+    info = without_own_approval(signed(sent, user, by))
     return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _save_label, app, image, label, tag or FINAL, info, by))
 
 
@@ -163,9 +186,8 @@ async def change_label_info(
     label: str, tag: str, app: App, lanes: Threads, user: Annotator, info: Annotated[str, Form()] = "{}"
 ) -> JSONResponse:
     """Add to what is known about a label."""
-    content = {**json_object(info, "info"), "user": user.username}
-    await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content)
-    return PlainJSONResponse({})
+    content = signed(json_object(info, "info"), user)
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content, user))
 
 
 @router.put("/updatelabelinfo", include_in_schema=False)
@@ -173,9 +195,8 @@ async def update_label_info(
     label: str, tag: str, app: App, lanes: Threads, user: Annotator, params: Annotated[str, Form()] = "{}"
 ) -> JSONResponse:
     """The same as ``/label/info``, as the plugin's reviewer calls it: ``segmentationMeta.status`` is its verdict."""
-    content = {**json_object(params, "params"), "user": user.username}
-    await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content)
-    return PlainJSONResponse({})
+    content = signed(json_object(params, "params"), user)
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _update_label_info, app, label, tag, content, user))
 
 
 @router.get("/dataset")
@@ -200,25 +221,29 @@ def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[
         return app.study.add_image(checked.path, case_id=checked.case_id, info=info)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Submitter:
-    """Who submits: as the history names them, and as reservations and proposals know their client."""
-
-    name: str
-    client_id: str
-
-
-def _update_label_info(app: MedaiApp, case_id: str, tag: str, content: dict[str, Any]) -> None:
+def _update_label_info(app: MedaiApp, case_id: str, tag: str, content: dict[str, Any], user: User) -> dict[str, Any]:
     """Add to what is known about a label; a reviewer's verdict goes into the history first."""
+    reply: dict[str, Any] = {}
     meta = content.get("segmentationMeta")
     if isinstance(meta, Mapping) and "status" in meta:
-        by = content["user"] if platform.MONAI_LABEL_AUTH_ENABLE else str(meta.get("approvedBy") or "")
-        app.annotations.review(case_id, tag, meta["status"], by)
+        reply = _review(app, case_id, tag, meta, user)
     app.datastore().update_label_info(case_id, tag, content)
+    return reply
+
+
+def _review(app: MedaiApp, case_id: str, tag: str, meta: Mapping[str, Any], user: User) -> dict[str, Any]:
+    """Take over a verdict; what is answered says who gave it, and whether that can be known."""
+    if platform.MONAI_LABEL_AUTH_ENABLE:
+        by = Reviewer(name=str(user.username), is_login=True, may_judge=may(user.roles, Role.REVIEWER))
+    else:
+        by = Reviewer(name=str(meta.get("approvedBy") or ""))
+    state = app.annotations.review(case_id, tag, meta["status"], by)
+    reply: dict[str, Any] = {"review": state.value, "by": by.name}
+    return reply if by.is_login else {**reply, "warning": UNPROVEN_REVIEWER}
 
 
 def _save_label(
-    app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: _Submitter
+    app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: Identity
 ) -> dict[str, Any]:
     scan_path = app.study.image_path(image)
     with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:

@@ -20,13 +20,14 @@ from monailabel.interfaces.tasks.batch_infer import BatchInferImageType
 
 from medai.domain import Prediction
 from medai.errors import InputError, StorageError
-from medai.server.access import Admin, App, Every, Host, Running, Threads, Viewer, annotator_of
+from medai.server.access import Admin, App, CheckedRoute, Every, Running, Threads, Viewer, check_role, identify
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import CaseJob, JobBusyError, in_scan_lane, wanted_record
 from medai.server.infer_request import RESULT_EXTENSIONS, InferReply, InferRequest
 from medai.server.lanes import Lane, Lanes
 from medai.server.replies import PlainJSONResponse, multipart_reply, plain
 from medai.server.request_body import is_true, json_object, store_upload
+from medai.server.roles import Role
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 from medai.store.study import FINAL, ORIGINAL
@@ -35,7 +36,7 @@ from medai.workflows.present_models import MakePredictor
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(tags=["Infer"])
+router = APIRouter(tags=["Infer"], route_class=CheckedRoute)
 
 PREDICTED_TASKS = ("nodule_segmentation", "nodule_detection")
 """Tasks whose work is a whole-scan prediction, which other processes can make too."""
@@ -58,16 +59,16 @@ class _Source:
     session_id: str
     file: UploadFile | None
     label: UploadFile | None
-    host: str
+    client_id: str
 
 
 @router.post("/infer/{model}")
 async def infer(
     model: str,
+    request: Request,
     app: App,
     lanes: Threads,
     user: Viewer,
-    host: Host,
     image: str = "",
     session_id: str = "",
     output: Output | None = None,
@@ -80,17 +81,19 @@ async def infer(
     if output is Output.DICOM_SEG:
         raise InputError("'output=dicom_seg' is not offered yet; the outputs are image, json and all.")
     values = json_object(params, "params")
-    source = _Source(image=image, session_id=session_id, file=file, label=label, host=host)
+    if is_true(values.get("save_label")):
+        check_role(user, Role.ANNOTATOR)
+    client_id = identify(request, user, values.get("client_id")).client_id
+    source = _Source(image=image, session_id=session_id, file=file, label=label, client_id=client_id)
     folder = Path(await lanes.run(Lane.QUICK, tempfile.mkdtemp, prefix="medai-infer-"))
     try:
         lane = Lane.TRANSFER if file or label else Lane.QUICK
-        request = await lanes.run(lane, _open, app, source, values, folder)
-        reply = await lanes.run(task.lane, task.answer, request)
-        if request.case_id:
-            client_id = annotator_of(str(values.get("client_id") or ""), host)
-            app.annotations.remember(request.case_id, client_id, model, task.proposes, reply)
-        if is_true(values.get("save_label")) and request.case_id:
-            await lanes.run(Lane.TRANSFER, _keep, app, model, request, reply)
+        asked = await lanes.run(lane, _open, app, source, values, folder)
+        reply = await lanes.run(task.lane, task.answer, asked)
+        if asked.case_id:
+            app.annotations.remember(asked.case_id, client_id, model, task.proposes, reply)
+        if is_true(values.get("save_label")) and asked.case_id:
+            await lanes.run(Lane.TRANSFER, _keep, app, model, asked, reply)
     finally:
         await asyncio.shield(lanes.run(Lane.QUICK, shutil.rmtree, folder, ignore_errors=True))
     return _response(reply, output)
@@ -179,13 +182,11 @@ def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Pat
         raise InputError("Which scan? Give a case id ('image'), a 'session_id', or upload a 'file'.")
     # Only ids of the study: MONAI Label would take any path that exists on the server.
     scan_path = app.study.image_path(source.image)
-    client_id = params.get("client_id")
-    if isinstance(client_id, str) and client_id:
-        try:
-            app.reservations.renew(source.image, annotator_of(client_id, source.host))
-        except StorageError as error:
-            # A click is answered also where nothing can be written.
-            logger.warning("The reservation of %s is not renewed: %s", source.image, error)
+    try:
+        app.reservations.renew(source.image, source.client_id)
+    except StorageError as error:
+        # A click is answered also where nothing can be written.
+        logger.warning("The reservation of %s is not renewed: %s", source.image, error)
     return InferRequest(scan_path=scan_path, case_id=source.image, params=params, label_path=label_path)
 
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from medai.errors import NotFoundError
-from medai.server.access import App, Threads, Viewer
+from medai.server.access import App, CheckedRoute, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.card_page import card_page, history_page, models_page
 from medai.server.lanes import Lane
@@ -17,7 +17,7 @@ from medai.server.replies import PlainJSONResponse
 from medai.workflows.families import task_name
 from medai.workflows.model_cards import list_models, listed_history, shown_card
 
-router = APIRouter(prefix="/medai/models", tags=["Models"])
+router = APIRouter(prefix="/medai/models", tags=["Models"], route_class=CheckedRoute)
 
 
 class CardFormat(StrEnum):

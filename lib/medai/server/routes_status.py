@@ -9,13 +9,13 @@ from fastapi.responses import JSONResponse
 
 from medai.active_learning.strategies import DEFAULT_STRATEGY
 from medai.errors import InputError
-from medai.server.access import App, Threads, Viewer
+from medai.server.access import App, CheckedRoute, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
 from medai.workflows.session_status import QUEUE_LENGTH, session_status
 
-router = APIRouter(prefix="/medai/status", tags=["Status"])
+router = APIRouter(prefix="/medai/status", tags=["Status"], route_class=CheckedRoute)
 
 LONGEST_QUEUE = 200
 

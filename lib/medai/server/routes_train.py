@@ -13,7 +13,7 @@ from fastapi import APIRouter, Body, HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from medai.errors import InputError
-from medai.server.access import Admin, Annotator, App, Every, Running, Threads, Viewer
+from medai.server.access import Admin, Annotator, App, CheckedRoute, Every, Running, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.background import TrainingBusyError
 from medai.server.case_jobs import JobBusyError, wanted_record
@@ -21,7 +21,7 @@ from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
 from medai.workflows.families import ALIASES
 
-router = APIRouter()
+router = APIRouter(route_class=CheckedRoute)
 
 
 @router.get("/train/", tags=["Train"])

@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from medai.errors import InputError, NotFoundError
-from medai.server.access import App, Threads, Viewer
+from medai.server.access import App, CheckedRoute, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
@@ -29,7 +29,7 @@ from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
-router = APIRouter(prefix="/session", tags=["Session"])
+router = APIRouter(prefix="/session", tags=["Session"], route_class=CheckedRoute)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 

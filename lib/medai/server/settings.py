@@ -75,6 +75,19 @@ class ServerSettings(BaseModel):
         str,
         Field(description="MLflow: local (in the study; MLFLOW_TRACKING_URI is honoured), off, or a server's address"),
     ] = "local"
+    auth_audience: Annotated[
+        str,
+        Field(
+            description="what a token's 'aud' must hold where the realm names this API; empty: issued for our client"
+        ),
+    ] = ""
+    auth_issuer: Annotated[
+        str, Field(description="what the realm calls itself ('iss') where it is reached by another address")
+    ] = ""
+    auth_scope: Annotated[str, Field(description="scope asked for at login, such as openid")] = ""
+    auth_secret_file: Annotated[
+        str, Field(description="file with the client's secret, where the realm wants one to give tokens")
+    ] = ""
     max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest request body, MB")] = 2048
 
     @field_validator("tracking")

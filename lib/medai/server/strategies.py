@@ -18,11 +18,9 @@ from monailabel.interfaces.tasks.strategy import Strategy
 
 from medai.active_learning.strategies import STRATEGIES, Pool
 from medai.active_learning.strategies import Strategy as Choice
+from medai.store.clients import ANONYMOUS
 from medai.store.study import FINAL
 from medai.workflows.case_queue import CaseQueue
-
-ANONYMOUS = "user-xyz"
-"""What the Slicer plugin calls an annotator who gave no name."""
 
 SHOWN_REASON = 100
 """Letters of a reason that 3D Slicer shows behind the case's name."""

@@ -112,38 +112,25 @@ def test_row_06_no_tracking_store_is_opened():
     assert settings.MONAI_LABEL_TRACKING_ENABLED is False
 
 
-def test_row_07_a_valid_token_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
+def test_row_07_a_valid_token_is_accepted(monkeypatch: pytest.MonkeyPatch):
+    import asyncio
+
     from monailabel.config import settings
     from monailabel.endpoints.user import auth
+    from tests.support.oidc_issuer import CLIENT_ID, OidcIssuer
 
-    from medai.server import routes_auth
+    from medai.server.issuer import Issuer, IssuerOptions
+    from medai.server.logins import LoginOptions, Logins
 
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
-    monkeypatch.setattr(auth, "get_public_key", lambda _: public.decode())
-    content = {
-        "preferred_username": "ann",
-        "exp": int(time.time()) + 60,
-        "realm_access": {"roles": ["monailabel-user"]},
-    }
-    token = jwt.encode(content, key, algorithm="RS256")
-    with pytest.raises(jwt.DecodeError, match="algorithms"):
-        auth.from_token(token)
-    user = routes_auth.current_user(token)
-    assert user.username == "ann"
-    assert user.roles == ["monailabel-user"]
-    for bad in (
-        jwt.encode(content, "x" * 32, algorithm="HS256"),
-        jwt.encode({**content, "exp": 1}, key, algorithm="RS256"),
-        jwt.encode({"exp": content["exp"]}, key, algorithm="RS256"),
-        "nonsense",
-    ):
-        with pytest.raises(routes_auth.HTTPException) as refused:
-            routes_auth.current_user(bad)
-        assert refused.value.status_code == HTTPStatus.UNAUTHORIZED
+    with OidcIssuer() as realm:
+        monkeypatch.setattr(auth, "get_public_key", lambda _: realm.key.public_key())
+        token = realm.token("ann", realm_access={"roles": ["monailabel-user"]})
+        with pytest.raises(jwt.DecodeError, match="algorithms"):
+            auth.from_token(token)
+        logins = Logins(Issuer(IssuerOptions(url=realm.url)), LoginOptions(client_id=CLIENT_ID))
+        user = asyncio.run(logins.user(f"Bearer {token}"))
+    assert (user.username, user.roles) == ("ann", ["monailabel-user"])
 
 
 def test_row_08_no_nan_leaves_the_server(shared, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,405 @@
+"""Logins by a hospital's realm: which tokens are taken, what happens while the realm changes keys, is slow or away."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from tests.integration.server.conftest import Served, make_study, serve
+from tests.support.oidc_issuer import CLIENT_ID, OidcIssuer, Person
+
+from medai.server import issuer as issuer_module
+from medai.server.issuer import Issuer, IssuerOptions
+from medai.server.logins import LONGEST_USER_NAME
+
+PEOPLE = {
+    "vera": Person("pw-vera", ["monailabel-user"]),
+    "anna": Person("pw-anna", ["monailabel-annotator"]),
+    "ben": Person("pw-ben", ["monailabel-annotator", "offline_access"]),
+    "rita": Person("pw-rita", ["monailabel-reviewer"]),
+    "adam": Person("pw-adam", ["monailabel-admin"]),
+    "guest": Person("pw-guest", []),
+}
+OK, UNAUTHORISED, FORBIDDEN, AWAY = 200, 401, 403, 503
+
+
+@pytest.fixture(scope="module")
+def realm() -> Iterator[OidcIssuer]:
+    with OidcIssuer(people=dict(PEOPLE)) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def hospital(realm: OidcIssuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A study behind logins."""
+    from monailabel.config import settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+        patch.setattr(settings, "MONAI_LABEL_AUTH_REALM_URI", realm.url)
+        patch.setattr(settings, "MONAI_LABEL_AUTH_TIMEOUT", 2)
+        yield from serve(make_study(tmp_path_factory.mktemp("hospital") / "study"))
+
+
+@pytest.fixture(autouse=True)
+def no_pause_between_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issuer_module, "REFETCH_S", 0.0)
+
+
+def valid(hospital: Served, token: str) -> Any:
+    return hospital.client.get("/auth/token/valid", headers={"Authorization": f"Bearer {token}"})
+
+
+def test_a_good_token_names_its_user_and_roles(hospital: Served, realm: OidcIssuer):
+    reply = valid(hospital, realm.token("ben", email="ben@hospital.example"))
+    assert reply.status_code == OK
+    assert reply.json() == {
+        "username": "ben",
+        "email": "ben@hospital.example",
+        "name": None,
+        "roles": ["monailabel-annotator", "offline_access"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"iss": "http://elsewhere/realms/hospital"}, "issuer"),
+        ({"iss": None}, "iss"),
+        ({"azp": "another-app", "aud": ["account", CLIENT_ID]}, "another application"),
+        ({"azp": None, "aud": "another-app"}, "another application"),
+        ({"azp": None, "aud": None}, "another application"),
+        ({"exp": 1_700_000_000}, "expired"),
+        ({"exp": None}, "exp"),
+        ({"nbf": int(time.time()) + 3600}, "not yet valid"),
+        ({"iat": int(time.time()) + 3600}, "not yet valid"),
+        ({"typ": "ID"}, "no access token"),
+        ({"preferred_username": None}, "names the user"),
+        ({"preferred_username": "x" * (LONGEST_USER_NAME + 1)}, "121 characters"),
+        ({"preferred_username": "anna\nadmin"}, "printable"),
+    ],
+)
+def test_a_token_that_is_not_for_us_or_not_now_is_refused_in_words(
+    hospital: Served, realm: OidcIssuer, changed: dict[str, Any], words: str
+):
+    reply = valid(hospital, realm.token("anna", **changed))
+    assert reply.status_code == UNAUTHORISED
+    assert words in reply.json()["detail"]
+    assert reply.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"azp": None, "aud": ["other", CLIENT_ID]},
+        {"exp": int(time.time()) - 10},
+        {"iat": int(time.time()) + 10, "nbf": int(time.time()) + 10},
+    ],
+    ids=["audience alone", "just expired", "the realm's clock is ahead"],
+)
+def test_other_realms_ways_and_small_differences_of_clocks_are_taken(
+    hospital: Served, realm: OidcIssuer, changed: dict[str, Any]
+):
+    assert valid(hospital, realm.token("anna", **changed)).status_code == OK
+
+
+def test_no_other_way_of_signing_is_taken(hospital: Served, realm: OidcIssuer):
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    claims, key_id = realm.claims("anna"), {"kid": realm.key_id}
+    public = realm.key.public_key().public_numbers().n.to_bytes(256, "big")
+    foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    bad = [
+        jwt.encode(claims, None, algorithm="none", headers=key_id),
+        jwt.encode(claims, public, algorithm="HS256", headers=key_id),
+        jwt.encode(claims, "c2VjcmV0" * 5, algorithm="HS256", headers={"kid": "shared"}),
+        jwt.encode(claims, foreign, algorithm="RS256", headers=key_id),
+        realm.token("anna")[:-6] + "AAAAAA",
+        "nonsense",
+        "a.b.c",
+        "x" * 40_000,
+        "",
+    ]
+    assert [valid(hospital, token).status_code for token in bad] == [UNAUTHORISED] * len(bad)
+
+
+def test_new_keys_are_fetched_and_the_old_one_is_forgotten(hospital: Served, realm: OidcIssuer):
+    old = realm.token("anna")
+    assert valid(hospital, old).status_code == OK
+    realm.rotate()
+    assert valid(hospital, realm.token("anna")).status_code == OK
+    assert valid(hospital, old).status_code == UNAUTHORISED
+
+
+def test_key_ids_that_nobody_knows_do_not_flood_the_realm(
+    hospital: Served, realm: OidcIssuer, monkeypatch: pytest.MonkeyPatch
+):
+    assert valid(hospital, realm.token("anna")).status_code == OK
+    monkeypatch.setattr(issuer_module, "REFETCH_S", 60.0)
+    before = len(realm.requests)
+    replies = [valid(hospital, realm.sign(realm.claims("anna"), kid=f"made-up-{n}")) for n in range(20)]
+    assert {reply.status_code for reply in replies} == {UNAUTHORISED}
+    assert len(realm.requests) - before <= 2
+
+
+def test_while_the_realm_is_away_known_keys_work_and_the_rest_is_told_when_to_ask_again(
+    hospital: Served, realm: OidcIssuer
+):
+    token = realm.token("anna")
+    assert valid(hospital, token).status_code == OK
+    realm.stop()
+    try:
+        assert valid(hospital, token).status_code == OK
+        login = hospital.client.post("/auth/token", data={"username": "anna", "password": "pw-anna"})
+        unknown = valid(hospital, realm.sign(realm.claims("anna"), kid="new"))
+    finally:
+        realm.start()
+    for reply in (login, unknown):
+        assert reply.status_code == AWAY
+        assert int(reply.headers["retry-after"]) >= 0
+        assert "reached" in reply.json()["detail"]
+    assert hospital.client.post("/auth/token", data={"username": "anna", "password": "pw-anna"}).status_code == OK
+
+
+def test_a_realm_away_at_the_start_is_found_later(realm: OidcIssuer):
+    realm.stop()
+    try:
+        issuer = Issuer(IssuerOptions(url=realm.url, timeout_s=1))
+        first = issuer.refresh()
+        assert first is not None
+        first.result(5)
+        with pytest.raises(issuer_module.RealmAwayError, match="cannot be reached"):
+            issuer.check_reached()
+        assert issuer.known_key(realm.key_id) is None
+    finally:
+        realm.start()
+    again = issuer.refresh()
+    assert again is not None
+    again.result(5)
+    issuer.check_reached()
+    assert issuer.known_key(realm.key_id) is not None
+
+
+def test_a_realm_of_another_name_is_refused_with_the_setting_that_would_take_it(realm: OidcIssuer):
+    realm.issuer_name = "https://sso.hospital.example/realms/hospital"
+    try:
+        for name, words in (("", "--conf auth_issuer=https://sso.hospital.example"), (realm.issuer_name, "")):
+            issuer = Issuer(IssuerOptions(url=realm.url, issuer=name))
+            fetch = issuer.refresh()
+            assert fetch is not None
+            fetch.result(5)
+            if words:
+                with pytest.raises(issuer_module.RealmAwayError, match=words):
+                    issuer.check_reached()
+            else:
+                issuer.check_reached()
+                assert issuer.name == realm.issuer_name
+    finally:
+        realm.issuer_name = ""
+
+
+def test_a_login_passes_the_refresh_token_on_and_takes_it_again(hospital: Served):
+    reply = hospital.client.post(
+        "/auth/token", data={"username": "rita", "password": "pw-rita", "grant_type": "password"}
+    )
+    assert reply.status_code == OK
+    assert reply.headers["cache-control"] == "no-store"
+    content = reply.json()
+    assert content["token_type"] == "Bearer"
+    assert content["refresh_token"] == "refresh-rita"
+    assert "id_token" not in content
+    assert valid(hospital, content["access_token"]).json()["username"] == "rita"
+    again = hospital.client.post(
+        "/auth/token", data={"grant_type": "refresh_token", "refresh_token": content["refresh_token"]}
+    )
+    assert valid(hospital, again.json()["access_token"]).json()["username"] == "rita"
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        ({"username": "rita", "password": "wrong"}, UNAUTHORISED),
+        ({"username": "nobody", "password": "x"}, UNAUTHORISED),
+        ({"username": "rita"}, 422),
+        ({"username": "r" * 200, "password": "x"}, 422),
+        ({"username": "rita", "password": "x" * 20_000}, 422),
+        ({"username": "rita", "password": "x", "grant_type": "client_credentials"}, 422),
+    ],
+)
+def test_a_login_that_cannot_be_is_refused(hospital: Served, form: dict[str, str], status: int):
+    assert hospital.client.post("/auth/token", data=form).status_code == status
+
+
+def test_a_slow_realm_holds_up_nobody_but_who_logs_in(hospital: Served, realm: OidcIssuer):
+    headers = realm.header("anna")
+    assert hospital.client.get("/info/", headers=headers).status_code == OK
+    realm.delay_s = 1.0
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            logins = [
+                pool.submit(hospital.client.post, "/auth/token", data={"username": "anna", "password": "pw-anna"})
+                for _ in range(6)
+            ]
+            time.sleep(0.1)
+            started = time.monotonic()
+            replies = [
+                hospital.client.get("/datastore/image?image=case.axial", headers=headers),
+                hospital.client.get("/info/", headers=headers),
+            ]
+            took_s = time.monotonic() - started
+            assert [reply.status_code for reply in replies] == [OK, OK]
+            assert not all(login.done() for login in logins)
+            assert {login.result().status_code for login in logins} == {OK}
+    finally:
+        realm.delay_s = 0.0
+    assert took_s < 0.9
+
+
+def test_a_realm_that_never_answers_is_given_up(hospital: Served, realm: OidcIssuer):
+    realm.delay_s = 3.0
+    started = time.monotonic()
+    try:
+        reply = hospital.client.post("/auth/token", data={"username": "anna", "password": "pw-anna"})
+    finally:
+        realm.delay_s = 0.0
+    assert reply.status_code == AWAY
+    assert time.monotonic() - started < 2.9
+    assert "within 2 s" in reply.json()["detail"]
+
+
+def test_the_login_is_checked_before_the_body_is_read(hospital: Served, realm: OidcIssuer):
+
+    for headers, status in (({}, UNAUTHORISED), (realm.header("vera"), FORBIDDEN)):
+        reply = hospital.client.put(
+            "/datastore/image?image=new",
+            content=b"no multipart body at all",
+            headers={**headers, "content-type": "multipart/form-data; boundary=x"},
+        )
+        assert reply.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("setting", "claims", "roles"),
+    [
+        ("realm_access#roles", {"realm_access": {"roles": ["monailabel-admin"]}}, ["monailabel-admin"]),
+        ("resource_access#medai.app#roles", {"resource_access": {"medai.app": {"roles": ["r"]}}}, ["r"]),
+        ("realm_access.roles", {"realm_access": {"roles": ["r"]}}, ["r"]),
+        ("https://hospital.example/roles", {"https://hospital.example/roles": ["r", 5]}, ["r"]),
+        ("groups", {"groups": "one two"}, ["one", "two"]),
+        ("groups", {"groups": {"a": 1}}, []),
+        ("a#b#c", {"a": ["b"]}, []),
+    ],
+)
+def test_roles_are_found_wherever_the_realm_puts_them(
+    monkeypatch: pytest.MonkeyPatch, setting: str, claims: dict[str, Any], roles: list[str]
+):
+    from monailabel.config import settings
+
+    from medai.server.logins import user_of_claims
+
+    monkeypatch.setattr(settings, "MONAI_LABEL_AUTH_TOKEN_ROLES", setting)
+    assert user_of_claims({"preferred_username": "anna", **claims}).roles == roles
+
+
+# -- who is who --------------------------------------------------------------------------------------------------------
+
+
+def test_the_login_beats_the_client_id_everywhere(hospital: Served, realm: OidcIssuer, tmp_path: Path):
+    client, headers = hospital.client, realm.header("ben")
+    case = client.post("/activelearning/first", headers=headers, json={"client_id": "somebody"}).json()["id"]
+    assert hospital.app.reservations.holder(case) == "ben"
+    click = {"label": "nodule", "foreground": [[8, 9, 10]], "background": [], "client_id": "somebody"}
+    reply = client.post(
+        f"/infer/nodule_click?image={case}", headers=realm.header("vera"), data={"params": json.dumps(click)}
+    )
+    assert reply.status_code == OK
+    assert hospital.app.reservations.holder(case) == "ben"
+    annotation = submit(hospital, headers, case, tmp_path, client_id="somebody")
+    assert annotation.annotator == "ben"
+    info = client.get(f"/datastore/label/info?label={case}&tag=final", headers=headers).json()
+    assert (info["user"], info["client_id"]) == ("ben", "ben")
+
+
+def test_a_reviewer_reviews_and_nobody_approves_their_own(hospital: Served, realm: OidcIssuer, tmp_path: Path):
+    case = "case_flipped"
+    submit(hospital, realm.header("rita"), case, tmp_path)
+
+    def say(who: str, status: str) -> Any:
+        meta = {"segmentationMeta": {"status": status, "approvedBy": "Somebody Else", "level": "easy"}}
+        return hospital.client.put(
+            f"/datastore/updatelabelinfo?label={case}&tag=final",
+            headers=realm.header(who),
+            data={"params": json.dumps(meta)},
+        )
+
+    def state() -> tuple[str, str]:
+        annotation = hospital.app.annotations.log.current(case, "final")
+        assert annotation is not None
+        return annotation.review.value, annotation.review_by
+
+    own = say("rita", "approved")
+    assert own.status_code == FORBIDDEN
+    assert "nobody approves their own" in own.json()["detail"]
+    by_annotator = say("anna", "approved")
+    assert by_annotator.status_code == FORBIDDEN
+    assert "reviewer" in by_annotator.json()["detail"]
+    assert say("vera", "approved").status_code == FORBIDDEN
+    assert state() == ("", "")
+    assert say("rita", "segmented").status_code == OK
+    flagged = say("adam", "flagged")
+    assert flagged.json() == {"review": "flagged", "by": "adam"}
+    assert say("rita", "").status_code == FORBIDDEN
+    assert say("rita", "flagged").status_code == OK
+    assert state() == ("flagged", "adam")
+    assert say("adam", "approved").json() == {"review": "approved", "by": "adam"}
+    info = hospital.client.get(f"/datastore/label/info?label={case}&tag=final", headers=realm.header("vera")).json()
+    assert info["segmentationMeta"]["approvedBy"] == "adam"
+
+
+def test_an_upload_does_not_approve_itself(hospital: Served, realm: OidcIssuer, tmp_path: Path):
+    case = "case_oblique"
+    submit(
+        hospital, realm.header("rita"), case, tmp_path, segmentationMeta={"status": "approved", "approvedBy": "adam"}
+    )
+    info = hospital.client.get(f"/datastore/label/info?label={case}&tag=final", headers=realm.header("vera")).json()
+    assert info["segmentationMeta"] == {"status": "segmented", "approvedBy": ""}
+
+
+def test_keeping_an_answer_as_a_label_asks_for_an_annotator(hospital: Served, realm: OidcIssuer):
+    click = {"label": "nodule", "foreground": [[8, 9, 10]], "background": [], "save_label": True, "label_tag": "draft"}
+    path = "/infer/nodule_click?image=case.axial"
+    for who, status in (("vera", FORBIDDEN), ("anna", OK)):
+        reply = hospital.client.post(path, headers=realm.header(who), data={"params": json.dumps(click)})
+        assert reply.status_code == status
+
+
+def submit(hospital: Served, headers: dict[str, str], case: str, folder: Path, **params: Any) -> Any:
+    """Submit a ball's label; what the history says of it."""
+    import numpy as np
+
+    from medai.domain import LabelMap, Segment
+    from medai.volume_io.readers import read_geometry
+    from medai.volume_io.writers import write_label_map
+
+    geometry = read_geometry(hospital.study / f"{case}.nii.gz")
+    labels = np.zeros(geometry.shape_ijk, dtype=np.uint8)
+    labels[6:10, 7:11, 9:12] = 1
+    path = folder / "label.nii.gz"
+    segment = Segment(value=1, name="nodule", colour_rgb=(200, 100, 50))
+    write_label_map(LabelMap(geometry=geometry, labels=labels, segments=(segment,)), path)
+    sent = {"label_info": [{"name": "nodule", "idx": 1}], **params}
+    reply = hospital.client.put(
+        f"/datastore/label?image={case}&tag=final",
+        headers=headers,
+        data={"params": json.dumps(sent)},
+        files={"label": ("label.nii.gz", path.read_bytes())},
+    )
+    assert reply.status_code == HTTPStatus.OK, reply.text
+    return hospital.app.annotations.log.current(case, "final")
