@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.config import settings as platform
+from monailabel.endpoints.user.auth import User
 from starlette.background import BackgroundTask
 
 from medai.errors import InputError
@@ -25,7 +26,6 @@ from medai.server.access import (
     CheckedRoute,
     Identity,
     Threads,
-    User,
     Viewer,
     identify,
     signed,
