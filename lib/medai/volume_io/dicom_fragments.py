@@ -14,12 +14,17 @@ _ITEM = (0xFFFE, 0xE000)
 _DELIMITER = (0xFFFE, 0xE0DD)
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _JPEG_START = b"\xff\xd8"
+_JPEG_2000_START = b"\xff\x4f"
+_JPEG_2000_SIZE = b"\xff\x51"
+_DEEPEST = 32
 _START_OF_SCAN = 0xDA
 # Frame headers of JPEG (C4, C8 and CC are tables and extensions) and of JPEG-LS.
 _FRAME_HEADERS = (set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 
 
-def compressed_problem(stream: BinaryIO, position: int, shape_ij: tuple[int, int], rle_bytes: int) -> str:
+def walk_fragments(
+    stream: BinaryIO, position: int, *, shape_ij: tuple[int, int], rle_bytes: int, frame_count: int
+) -> tuple[int, int] | str:
     """Walk the encapsulated fragments of a file.
 
     Args:
@@ -27,27 +32,50 @@ def compressed_problem(stream: BinaryIO, position: int, shape_ij: tuple[int, int
         position: of the first item, the offset table.
         shape_ij: columns and rows that the header promises.
         rle_bytes: bytes a sample, where the stream is run-length coded; else 0.
+        frame_count: images that the header promises; each has one fragment or more.
 
     Returns:
-        Why the pixels cannot be decoded, or "".
+        Start and size of all items, without the delimiter; or why the pixels cannot be decoded.
     """
-    size = os.fstat(stream.fileno()).st_size
-    is_offset_table = True
+    start = position
+    size = stream.seek(0, os.SEEK_END)
+    fragment_count = -1
     while position + 8 <= size:
         stream.seek(position)
         group, element, length = struct.unpack("<HHI", stream.read(8))
         if (group, element) == _DELIMITER:
-            return ""
+            if fragment_count < frame_count:
+                return f"a truncated image: {max(0, fragment_count)} of its {frame_count} frames"
+            return start, position - start
         if (group, element) != _ITEM or length == _UNDEFINED_LENGTH:
             return "a truncated image"
-        if not is_offset_table:
+        fragment_count += 1
+        if fragment_count:
             if rle_bytes and not _is_sound_rle(stream, length, rle_bytes):
                 return "a damaged image"
-            if not rle_bytes and stream.read(2) == _JPEG_START and not _is_sound_jpeg(stream, length - 2, shape_ij):
+            if not rle_bytes and not _is_sound_picture(stream, length, shape_ij):
                 return "a damaged image"
-        is_offset_table = False
         position += 8 + length
     return "a truncated image"
+
+
+def _is_sound_picture(stream: BinaryIO, length: int, shape_ij: tuple[int, int]) -> bool:
+    """False where the stream is JPEG, JPEG-LS or JPEG 2000 and contradicts the DICOM header."""
+    head = stream.read(2)
+    if head == _JPEG_START:
+        return _is_sound_jpeg(stream, length - 2, shape_ij)
+    if head == _JPEG_2000_START:
+        return _is_sound_jpeg_2000(stream.read(46), shape_ij)
+    return True
+
+
+def _is_sound_jpeg_2000(header: bytes, shape_ij: tuple[int, int]) -> bool:
+    """True where the size marker comes first, as it must, and agrees with the DICOM header."""
+    if len(header) < 41 or header[:2] != _JPEG_2000_SIZE:
+        return False
+    right, bottom, left, top = struct.unpack(">IIII", header[6:22])
+    components, depth = struct.unpack(">HB", header[38:41])
+    return (right - left, bottom - top) == shape_ij and components == 1 and (depth & 0x7F) < _DEEPEST
 
 
 def _is_sound_jpeg(stream: BinaryIO, length: int, shape_ij: tuple[int, int]) -> bool:

@@ -7,16 +7,20 @@ the file is whole. Enhanced multi-frame files give one ``Frame`` a frame, from t
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import re
 import struct
 import warnings
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from medai.errors import InputError
-from medai.volume_io.dicom_fragments import compressed_problem
+from medai.volume_io.dicom_format import PixelFormat, read_format
+from medai.volume_io.dicom_kinds import SCREENSHOT, image_kind
+from medai.volume_io.dicom_rescale import read_rescale
+from medai.volume_io.dicom_values import HeaderValues
 
 HEADER_KEYWORDS = (
     "SeriesInstanceUID",
@@ -37,7 +41,78 @@ HEADER_KEYWORDS = (
 )
 """Facts of the acquisition that are kept. None of them says who the patient is, when or where."""
 
-_RLE = "1.2.840.10008.1.2.5"
+TRAIT_KEYWORDS = (
+    "PatientSex",
+    "PatientBirthDate",
+    "FrameOfReferenceUID",
+    "ConvolutionKernel",
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "TemporalPositionIndex",
+    "NominalPercentageOfCardiacPhase",
+    "NominalCardiacTriggerDelayTime",
+    "TriggerTime",
+    "ImageType",
+    "MonoenergeticEnergyEquivalent",
+    "KVP",
+    "SeriesNumber",
+    "SeriesDescription",
+    "ProtocolName",
+    "SeriesDate",
+    "SeriesTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "FrameAcquisitionDateTime",
+    "FrameReferenceDateTime",
+    "IrradiationEventUID",
+    "ContrastBolusAgent",
+    "EchoTime",
+    "StackID",
+    "ScanOptions",
+    "FilterType",
+    "ReconstructionAlgorithm",
+    "ReconstructionDiameter",
+    "ReconstructionTargetCenterPatient",
+    "SliceThickness",
+    "SpiralPitchFactor",
+    "ImageComments",
+    "DerivationDescription",
+    "ContentTime",
+    "StationName",
+    "ManufacturerModelName",
+)
+"""What may tell the scans apart that share a series UID. Values are compared, and hardly ever shown."""
+
+SHOWN_TRAITS = frozenset(
+    {
+        "ConvolutionKernel",
+        "AcquisitionNumber",
+        "FrameAcquisitionNumber",
+        "TemporalPositionIdentifier",
+        "TemporalPositionIndex",
+        "NominalPercentageOfCardiacPhase",
+        "NominalCardiacTriggerDelayTime",
+        "TriggerTime",
+        "ImageType",
+        "MonoenergeticEnergyEquivalent",
+        "KVP",
+        "SeriesNumber",
+        "EchoTime",
+        "StackID",
+        "FilterType",
+        "ReconstructionAlgorithm",
+        "ReconstructionDiameter",
+        "SliceThickness",
+        "SpiralPitchFactor",
+    }
+)
+"""Those whose values cannot say who the patient is, when or where."""
+
+_INDEX_CLASS = "1.2.840.10008.1.3.10"
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_LARGEST_INFLATED = 1 << 31
 
 _DAMAGE = (
     OSError,
@@ -65,8 +140,16 @@ class Frame:
         spacing_ij_mm: distance of columns and of rows (PixelSpacing names rows first), None where absent.
         slope: HU are ``stored * slope + intercept``.
         intercept: see ``slope``.
-        padding: lowest and highest stored value that mark voxels outside the scan, or None.
+        pixels: how they are stored; None where they cannot be used, see the file's problem.
         image_type: ImageType, or the frame's FrameType.
+        kind: what it shows, "" for a slice of a scan (``image_kind``).
+        problem: what in its header cannot be understood, or "".
+        not_hu: why its numbers give no Hounsfield units, or "".
+        traits: values under ``TRAIT_KEYWORDS``, where there are any.
+        instance_uid: SOPInstanceUID.
+        instance_number: InstanceNumber, None where there is none; of a multi-frame file, the frame's place in it.
+        patient_key: see ``patient_key_of``.
+        study_uid: StudyInstanceUID.
     """
 
     path: Path
@@ -77,13 +160,21 @@ class Frame:
     spacing_ij_mm: tuple[float, float] | None
     slope: float
     intercept: float
-    padding: tuple[int, int] | None
+    pixels: PixelFormat | None
     image_type: tuple[str, ...]
+    kind: str
+    problem: str
+    not_hu: str
+    traits: dict[str, str] = field(repr=False)
+    instance_uid: str
+    instance_number: float | None
+    patient_key: str
+    study_uid: str = field(repr=False)
 
     @property
-    def is_localiser(self) -> bool:
-        """True for the scout image that scanners put into the series."""
-        return "LOCALIZER" in self.image_type
+    def has_place(self) -> bool:
+        """True where the header says where the image lies."""
+        return None not in (self.position_lps_mm, self.orientation, self.spacing_ij_mm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +190,7 @@ class DicomFile:
         header: facts under ``HEADER_KEYWORDS``.
         patient_key: see ``patient_key_of``.
         transfer_syntax: its name.
+        is_index: a DICOMDIR, whatever its name.
     """
 
     path: Path
@@ -109,6 +201,7 @@ class DicomFile:
     header: dict[str, str]
     patient_key: str
     transfer_syntax: str
+    is_index: bool = False
 
 
 def patient_key_of(patient_id: str) -> str:
@@ -130,6 +223,17 @@ def looks_like_dicom(path: Path) -> bool:
     return head[128:] == b"DICM" or (head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00")
 
 
+def is_dicom_index(path: Path) -> bool:
+    """True for a DICOMDIR, by its name and first bytes."""
+    if path.name.upper() != "DICOMDIR" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def read_dicom_file(path: Path) -> DicomFile:
     """Read the header of a file that ``looks_like_dicom``.
 
@@ -142,138 +246,103 @@ def read_dicom_file(path: Path) -> DicomFile:
         with path.open("rb") as stream, warnings.catch_warnings():
             # pydicom warns of each odd value, quoting it; we judge what we use, and quote nothing.
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            syntax = getattr(dataset.file_meta, "TransferSyntaxUID", pydicom.uid.ImplicitVRLittleEndian)
-            return _describe(path, dataset, syntax, stream)
+            is_deflated = _DEFLATED in stream.read(1024)
+            stream.seek(0)
+            source: BinaryIO = io.BytesIO(inflate(path)) if is_deflated else stream
+            dataset = pydicom.dcmread(source, stop_before_pixels=True, force=True)
+            plain = pydicom.uid.ExplicitVRLittleEndian if is_deflated else pydicom.uid.ImplicitVRLittleEndian
+            syntax = getattr(dataset.file_meta, "TransferSyntaxUID", plain)
+            return _describe(path, dataset, syntax, source, is_deflated=is_deflated)
     except (*_DAMAGE, pydicom.errors.BytesLengthException) as error:
         # The type alone: pydicom's messages quote values of the header.
         raise InputError(f"{path.name} is a damaged DICOM file ({type(error).__name__}). Copy it again.") from error
 
 
-def _describe(path: Path, dataset: Any, syntax: Any, stream: BinaryIO) -> DicomFile:
-    frame_count = int(dataset.get("NumberOfFrames", 1) or 1)
+def inflate(path: Path) -> bytes:
+    """The data set of a file in the deflated transfer syntax, as explicit little endian without file meta group.
+
+    Raises:
+        InputError: damaged, or larger than any scan.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(144)
+        # The first element of the meta group says how long it is (PS3.10 7.1).
+        if head[128:138] != b"DICM\x02\x00\x00\x00UL":
+            raise InputError(f"{path.name} is a damaged DICOM file (no file meta group). Copy it again.")
+        stream.seek(144 + struct.unpack("<I", head[140:144])[0])
+        packed = stream.read()
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        whole = inflater.decompress(packed, _LARGEST_INFLATED)
+    except zlib.error as error:
+        raise InputError(f"{path.name} is a damaged DICOM file ({error}). Copy it again.") from error
+    if inflater.unconsumed_tail:
+        raise InputError(f"{path.name} inflates to more than {_LARGEST_INFLATED >> 30} GB, which no scan needs.")
+    if not inflater.eof:
+        raise InputError(f"{path.name} is truncated: its deflated data end early. Copy it again.")
+    return whole
+
+
+def _describe(path: Path, dataset: Any, syntax: Any, stream: BinaryIO, *, is_deflated: bool) -> DicomFile:
     groups = dataset.get("PerFrameFunctionalGroupsSequence", None)
-    shared = dataset.get("SharedFunctionalGroupsSequence", None)
-    header = {}
-    for keyword in HEADER_KEYWORDS:
-        value = _find(dataset, None, shared[0] if shared else None, keyword)
-        if value not in (None, ""):
-            header[keyword] = _text(value)
-    uid = str(dataset.get("SeriesInstanceUID", ""))
+    shared_groups = dataset.get("SharedFunctionalGroupsSequence", None)
+    shared = shared_groups[0] if shared_groups else None
+    values = HeaderValues(dataset=dataset, shared=shared)
+    header = {keyword: text for keyword in HEADER_KEYWORDS if (text := values.shown(keyword))}
+    pixels = read_format(path, dataset, syntax, stream, is_deflated=is_deflated)
+    problem = pixels if isinstance(pixels, str) else ""
+    found = None if isinstance(pixels, str) else pixels
+    patient_key = patient_key_of(str(dataset.get("PatientID", "") or "") or values.text("PatientName"))
     frames: list[Frame] = []
     if "Rows" in dataset and "Columns" in dataset:
-        for index in range(frame_count):
+        # A count that the pixels do not bear out is a problem already; it is not counted up to.
+        for index in range(found.frame_count if found else 1):
             per_frame = groups[index] if groups and index < len(groups) else None
-            frames.append(_frame(path, index, dataset, per_frame, shared[0] if shared else None))
+            frame_values = HeaderValues(dataset=dataset, per_frame=per_frame, shared=shared)
+            frames.append(_frame(path, index, frame_values, found, problem, patient_key))
     return DicomFile(
         path=path,
-        series_instance_uid=uid,
-        modality=str(dataset.get("Modality", "")),
+        series_instance_uid=values.text("SeriesInstanceUID"),
+        modality=values.text("Modality"),
         frames=tuple(frames),
-        problem=_pixel_problem(dataset, syntax, stream, frame_count),
+        problem=problem,
         header=header,
         patient_key=patient_key_of(str(dataset.get("PatientID", "") or "")),
         transfer_syntax=str(syntax.name),
+        is_index="DirectoryRecordSequence" in dataset
+        or str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")) == _INDEX_CLASS,
     )
 
 
-def _frame(path: Path, index: int, dataset: Any, per_frame: Any, shared: Any) -> Frame:
-    def numbers(keyword: str, count: int) -> tuple[float, ...] | None:
-        value = _find(dataset, per_frame, shared, keyword)
-        if value is None or isinstance(value, str) or len(value) != count:
-            return None
-        return tuple(float(v) for v in value)
-
-    def number(keyword: str, default: float) -> float:
-        value = _find(dataset, per_frame, shared, keyword)
-        return default if value in (None, "") else float(value)
-
-    spacing = numbers("PixelSpacing", 2)
-    image_type = _find(dataset, per_frame, shared, "FrameType") or dataset.get("ImageType", ())
+def _frame(
+    path: Path, index: int, values: HeaderValues, pixels: PixelFormat | None, file_problem: str, patient_key: str
+) -> Frame:
+    image_type = tuple(part.strip() for part in (values.text("FrameType") or values.text("ImageType")).split("\\"))
+    spacing = values.numbers("PixelSpacing", 2)
+    position, orientation = values.numbers("ImagePositionPatient", 3), values.numbers("ImageOrientationPatient", 6)
+    slope, intercept, not_hu = read_rescale(values, pixels)
+    kind = SCREENSHOT if "colour" in file_problem else image_kind(values, image_type)
+    instance_number = float(index) if values.per_frame is not None else values.number_or_none("InstanceNumber")
     return Frame(
         path=path,
         index=index,
-        shape_ij=(int(dataset.Columns), int(dataset.Rows)),
-        position_lps_mm=numbers("ImagePositionPatient", 3),
-        orientation=numbers("ImageOrientationPatient", 6),
+        shape_ij=(values.whole("Columns", 0), values.whole("Rows", 0)),
+        position_lps_mm=position,
+        orientation=orientation,
         spacing_ij_mm=None if spacing is None else (spacing[1], spacing[0]),
-        slope=number("RescaleSlope", 1.0),
-        intercept=number("RescaleIntercept", 0.0),
-        padding=_padding(dataset),
-        image_type=(image_type,) if isinstance(image_type, str) else tuple(str(part) for part in image_type),
+        slope=slope,
+        intercept=intercept,
+        pixels=pixels,
+        image_type=image_type,
+        kind=kind,
+        problem=file_problem or "; ".join(dict.fromkeys(values.problems)),
+        not_hu=not_hu,
+        traits={keyword: text for keyword in TRAIT_KEYWORDS if (text := values.text(keyword))},
+        instance_uid=values.text("SOPInstanceUID"),
+        instance_number=instance_number,
+        patient_key=patient_key,
+        study_uid=values.text("StudyInstanceUID"),
     )
-
-
-_GROUP_OF = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "SliceThickness": "PixelMeasuresSequence",
-    "SpacingBetweenSlices": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-    "FrameType": "CTImageFrameTypeSequence",
-    "ConvolutionKernel": "CTReconstructionSequence",
-    "ReconstructionDiameter": "CTReconstructionSequence",
-    "KVP": "CTXRayDetailsSequence",
-}
-
-
-def _find(dataset: Any, per_frame: Any, shared: Any, keyword: str) -> Any:
-    """The value for a frame: its own functional group, then the shared one, then the file's."""
-    for group in (per_frame, shared):
-        sequence = group.get(_GROUP_OF[keyword], None) if group is not None and keyword in _GROUP_OF else None
-        if sequence and sequence[0].get(keyword, None) is not None:
-            return sequence[0].get(keyword)
-    return dataset.get(keyword, None)
-
-
-def _padding(dataset: Any) -> tuple[int, int] | None:
-    value = dataset.get("PixelPaddingValue", None)
-    if value in (None, ""):
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit", None)
-    bits = int(dataset.get("BitsAllocated", 16))
-    signed = int(dataset.get("PixelRepresentation", 0)) == 1
-    ends = sorted(_as_stored(int(v), bits, signed) for v in (value, value if limit in (None, "") else limit))
-    return (ends[0], ends[1])
-
-
-def _as_stored(value: int, bits: int, signed: bool) -> int:
-    """Some scanners write −2000 as the unsigned 63536, and the other way round."""
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if signed and value >= 1 << (bits - 1) else value
-
-
-def _text(value: Any) -> str:
-    return str(value) if isinstance(value, str) or not hasattr(value, "__iter__") else "\\".join(str(v) for v in value)
-
-
-def _pixel_problem(dataset: Any, syntax: Any, stream: BinaryIO, frame_count: int) -> str:
-    """Why the pixels cannot be used, or ""; the stream stands where pydicom stopped."""
-    if "Rows" not in dataset or "Columns" not in dataset:
-        return "no pixel data"
-    if int(dataset.get("SamplesPerPixel", 1)) != 1:
-        return "colour pixels"
-    if "ModalityLUTSequence" in dataset:
-        return "a modality lookup table instead of rescale slope and intercept"
-    # pydicom inflates a deflated file whole: nothing can be told from the position in it.
-    return "" if syntax.is_deflated else _stream_problem(dataset, syntax, stream, frame_count)
-
-
-def _stream_problem(dataset: Any, syntax: Any, stream: BinaryIO, frame_count: int) -> str:
-    start = stream.tell()
-    head = stream.read(12)
-    order = "<" if syntax.is_little_endian else ">"
-    if len(head) < 12 or struct.unpack(f"{order}HH", head[:4]) != (0x7FE0, 0x0010):
-        return "no pixel data"
-    data_start = start + (8 if syntax.is_implicit_VR else 12)
-    shape_ij = (int(dataset.Columns), int(dataset.Rows))
-    sample_bytes = int(dataset.BitsAllocated) // 8
-    if syntax.is_compressed:
-        return compressed_problem(stream, data_start, shape_ij, sample_bytes if syntax == _RLE else 0)
-    end = data_start + sample_bytes * shape_ij[0] * shape_ij[1] * frame_count
-    return "a truncated image" if end > os.fstat(stream.fileno()).st_size else ""
 
 
 def patient_words(path: Path) -> set[str]:

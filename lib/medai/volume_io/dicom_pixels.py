@@ -1,4 +1,4 @@
-"""The pixels of a planned series, slice by slice: decoded by ITK's GDCM, turned to HU, straightened, interpolated.
+"""The pixels of a planned series, slice by slice: read or decoded, turned to HU, straightened, interpolated.
 
 Slices flow through generators, so no more than two of them exist beside the volume (an enhanced multi-frame file is
 decoded whole: GDCM knows no other way).
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from medai.errors import InputError, UnsupportedScanError
 from medai.volume_io.dicom_geometry import StackPlan
 from medai.volume_io.dicom_headers import Frame
+from medai.volume_io.dicom_stored import StoredValues
 from medai.volume_io.voxel_stream import HU_TYPES, VoxelBuilder
 
 _log = logging.getLogger(__name__)
@@ -92,68 +92,25 @@ def _interpolated(slices: Iterator[NDArray[Any]], plan: StackPlan) -> Iterator[N
 
 
 class _Decoder:
-    """Decodes frames; keeps the last multi-frame file, because its frames are asked for one after another."""
+    """Turns frames into HU."""
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._stored: NDArray[Any] = np.empty((0, 0, 0))
+        self._stored = StoredValues()
 
     def image_hu(self, frame: Frame) -> NDArray[Any]:
         """HU indexed [i, j]; integers where slope and intercept are."""
-        if frame.path != self._path:
-            self._stored = _stored_values(frame.path)
-            self._path = frame.path
-        frames = self._stored
-        columns, rows = frame.shape_ij
-        if frames.shape[1:] != (rows, columns) or frame.index >= len(frames):
-            raise InputError(
-                f"{frame.path.name} decodes to {frames.shape[2]}×{frames.shape[1]} pixels and {len(frames)} frames, "
-                f"its header says {columns}×{rows}. Export the series again."
-            )
-        stored = frames[frame.index].T
+        if frame.pixels is None:
+            raise InputError(f"{frame.path.name} has {frame.problem}. Copy or export the series again.")
+        stored, padding = self._stored.frame(frame.pixels, frame.index)
         if frame.slope.is_integer() and frame.intercept.is_integer():
-            image_hu: NDArray[Any] = stored.astype(np.int32) * int(frame.slope) + int(frame.intercept)
+            # 16 bits and an intercept fit 32 bits; wider cells, or wilder intercepts, need 64.
+            fits = frame.pixels.bits_stored <= 16 and abs(frame.intercept) < 1 << 24
+            image_hu: NDArray[Any] = stored.astype(np.int32 if fits else np.int64)
+            if frame.slope != 1:
+                image_hu *= int(frame.slope)
+            image_hu += int(frame.intercept)
         else:
             image_hu = stored * np.float64(frame.slope) + np.float64(frame.intercept)
-        if frame.padding is not None:
-            image_hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
+        if padding is not None:
+            image_hu[padding] = AIR_HU
         return image_hu
-
-
-def _stored_values(path: Path) -> NDArray[Any]:
-    """Stored values indexed [frame, row, column], before any rescaling."""
-    import itk
-
-    header = itk.GDCMImageIO.New()
-    header.SetFileName(str(path))
-    try:
-        header.ReadImageInformation()
-        # GDCM rescales with the slope and intercept it finds, in the smallest type that holds the result.
-        pixel_type = _pixel_type(header)
-        reader = itk.ImageFileReader[itk.Image[pixel_type, 3]].New()
-        reader.SetImageIO(header)
-        reader.SetFileName(str(path))
-        reader.Update()
-    except RuntimeError as error:
-        raise InputError(
-            f"The pixels of {path.name} cannot be decoded: it is damaged or in a compression GDCM does not know."
-        ) from error
-    rescaled: NDArray[Any] = itk.array_from_image(reader.GetOutput())
-    slope, intercept = float(header.GetRescaleSlope()), float(header.GetRescaleIntercept())
-    if (slope, intercept) == (1.0, 0.0):
-        return rescaled
-    if slope == 1.0 and intercept.is_integer():
-        return np.asarray(rescaled.astype(np.int32) - int(intercept))
-    stored: NDArray[Any] = np.rint((rescaled.astype(np.float64) - intercept) / slope).astype(np.int32)
-    return stored
-
-
-def _pixel_type(header: Any) -> Any:
-    import itk
-
-    component = header.GetComponentType()
-    if component == itk.CommonEnums.IOComponent_SHORT:
-        return itk.SS
-    if component == itk.CommonEnums.IOComponent_USHORT:
-        return itk.US
-    return itk.F if component != itk.CommonEnums.IOComponent_DOUBLE else itk.D

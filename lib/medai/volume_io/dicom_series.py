@@ -1,42 +1,81 @@
-"""CT series in any folder: found by content, offered all, read one at a time."""
+"""CT series in any folder: found by content, told apart, offered all, read one at a time."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medai.domain import LabelMap, Volume
 from medai.errors import InputError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.dicom_geometry import StackPlan, plan_stack
-from medai.volume_io.dicom_headers import DicomFile, looks_like_dicom, read_dicom_file
+from medai.volume_io.dicom_headers import DicomFile, Frame, is_dicom_index, looks_like_dicom, read_dicom_file
+from medai.volume_io.dicom_index import read_index
+from medai.volume_io.dicom_kinds import BESIDE_KINDS, NO_PLACE, document_kind, plural_of
 from medai.volume_io.dicom_pixels import read_stack
+from medai.volume_io.dicom_scans import ScanPart, divide_scans, is_same_plane
+from medai.volume_io.folder_files import find_files
 from medai.volume_io.options import ReadBudget, ReadOptions
 
 _log = logging.getLogger(__name__)
 
+_MOST_NAMED = 3
+_SCATTERED = 3
+_SCATTERED_KEYWORDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutFiles:
+    """What lies in a series beside the slices of its scan.
+
+    Attributes:
+        what: for example "localiser", "structure set (RTSTRUCT)".
+        names: the files.
+    """
+
+    what: str
+    names: tuple[str, ...]
+
+    def describe(self) -> str:
+        """For example "2 localisers (scout1, scout2)"."""
+        more = f" and {len(self.names) - _MOST_NAMED} more" if len(self.names) > _MOST_NAMED else ""
+        what = self.what if len(self.names) == 1 else plural_of(self.what)
+        return f"{len(self.names)} {what} ({', '.join(self.names[:_MOST_NAMED])}{more})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomSeries:
-    """A series as found in a folder; of any modality, readable or not.
+    """A series as found in a folder, or one of the scans that share its UID; of any modality, readable or not.
 
     Attributes:
         series_instance_uid: SeriesInstanceUID.
         modality: for example "CT".
         files: its files, sorted by path.
+        frames: its images: the slices of the scan, or all images where it holds none.
         header: facts of the acquisition under their DICOM keywords, without identifiers.
         patient_key: hash of the PatientID, "" where there is none.
-        damaged_names: files in its folders whose header cannot be read: they may belong to it.
+        damaged_names: files in its folders whose header cannot be read, or that an index names and that are not there:
+            they may belong to it.
+        part: what sets this scan apart from others under the same UID, for people; "" where it is the only one.
+        part_key: the same for programs.
+        left_out: what lies beside the slices and is not part of the scan.
+        problem: why it cannot be read, known from the headers; or "".
     """
 
     series_instance_uid: str
     modality: str
     files: tuple[DicomFile, ...]
+    frames: tuple[Frame, ...]
     header: dict[str, str]
     patient_key: str
     damaged_names: tuple[str, ...]
+    part: str = ""
+    part_key: str = ""
+    left_out: tuple[LeftOutFiles, ...] = ()
+    problem: str = ""
 
     @property
     def folder(self) -> Path:
@@ -45,38 +84,96 @@ class DicomSeries:
 
     @property
     def image_count(self) -> int:
-        """Number of images, localisers included; 0 for reports."""
-        return sum(len(file.frames) for file in self.files)
+        """Number of images; 0 for reports."""
+        return len(self.frames)
+
+    @property
+    def beside(self) -> str:
+        """Its nature where it holds no scan at all: a report, only localisers or screenshots; "" for all others."""
+        document = document_kind(self.modality)
+        if document:
+            return f"{document} ({self.modality})"
+        kinds = {frame.kind for frame in self.frames}
+        if kinds and kinds <= set(BESIDE_KINDS):
+            return " and ".join(sorted(plural_of(kind) for kind in kinds))
+        return ""
+
+    @property
+    def origin(self) -> str:
+        """SHA-256 that identifies the scan: its series UID, patient, study, and its part of the series."""
+        first = self.frames[0] if self.frames else None
+        facts = (self.series_instance_uid, first.patient_key if first else self.patient_key,
+                 first.study_uid if first else "", self.part_key)  # fmt: skip
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+    @property
+    def former_origin(self) -> str:
+        """SHA-256 of the series UID alone, by which earlier versions knew it; holds for one patient only."""
+        return hashlib.sha256(self.series_instance_uid.encode()).hexdigest()
 
     def describe(self) -> str:
-        """Modality, number of images, thickness, kernel and the end of the UID; no identifiers."""
+        """Modality, number of images, thickness, kernel, part and the end of the UID; no identifiers."""
         facts = [self.modality or "no modality", f"{self.image_count} images"]
         if thickness := self.header.get("SliceThickness"):
             facts.append(f"{_short_number(thickness)} mm")
         if kernel := self.header.get("ConvolutionKernel"):
             facts.append(f"kernel {kernel}")
+        if self.part:
+            facts.append(self.part)
         return f"series …{self.series_instance_uid[-12:]} ({', '.join(facts)})"
 
 
 def find_series(folder: Path) -> list[DicomSeries]:
     """Find every DICOM series below a folder.
 
-    Names and endings do not matter; files that are not DICOM, and DICOMDIR, are ignored.
+    Names and endings do not matter; links are followed; files that are not DICOM, and DICOMDIR, are ignored.
 
     Returns:
-        The series in the order of their first file.
+        The scans in the order of their first file; a series UID that several scans share is there once for each.
 
     Raises:
         InputError: no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder '{folder}'. Check the path.")
-    return group_series(sorted(path for path in folder.rglob("*") if looks_like_dicom(path)))
+    return group_series(path for path in find_files(folder).files if looks_like_dicom(path))
+
+
+def series_at(path: Path) -> list[DicomSeries]:
+    """Find the series that a path stands for.
+
+    Args:
+        path: a folder (all series below it), a DICOMDIR (the files it names), or a DICOM file (the scan it belongs to,
+            with the files beside it).
+
+    Returns:
+        The series; none where the path is no DICOM.
+
+    Raises:
+        InputError: no such path, or an index that cannot be read.
+    """
+    if path.is_dir():
+        return find_series(path)
+    if not path.exists():
+        raise InputError(f"There is no file or folder '{path}'. Check the path.")
+    if is_dicom_index(path):
+        return _series_of_index(path)
+    if not looks_like_dicom(path):
+        return []
+    file = read_dicom_file(path)
+    if file.is_index:
+        return _series_of_index(path)
+    if len(file.frames) > 1:
+        return group_series([path])
+    beside = group_series(sorted(other for other in path.parent.iterdir() if looks_like_dicom(other)))
+    return [series for series in beside if any(frame.path == path for frame in series.frames)] or [
+        series for series in beside if any(other.path == path for other in series.files)
+    ]
 
 
 def group_series(paths: Iterable[Path]) -> list[DicomSeries]:
     """The series that these DICOM files form."""
-    by_uid: dict[str, list[DicomFile]] = {}
+    by_uid: dict[tuple[str, str], list[DicomFile]] = {}
     damaged: list[Path] = []
     for path in paths:
         try:
@@ -85,12 +182,15 @@ def group_series(paths: Iterable[Path]) -> list[DicomSeries]:
             _log.warning("%s", error)
             damaged.append(path)
             continue
-        if file.series_instance_uid:
-            by_uid.setdefault(file.series_instance_uid, []).append(file)
+        if file.is_index:
+            _log.info("%s is an index of DICOM files and is left out", path.name)
+        elif file.series_instance_uid:
+            by_uid.setdefault((file.series_instance_uid, file.modality), []).append(file)
         else:
             _log.warning("%s has no SeriesInstanceUID: it is damaged or not an image", path.name)
             damaged.append(path)
-    return [_series(uid, files, damaged) for uid, files in by_uid.items()]
+    found = [series for files in by_uid.values() for series in _scans_of(files, damaged)]
+    return _gather_scattered(found)
 
 
 def read_series(series: DicomSeries, options: ReadOptions = ReadOptions()) -> Volume:  # noqa: B008 - frozen
@@ -105,7 +205,7 @@ def read_series(series: DicomSeries, options: ReadOptions = ReadOptions()) -> Vo
 
     Raises:
         InputError: a file is damaged, truncated or has no pixels; it is named.
-        UnsupportedScanError: not CT, or its slices form no regular grid; the reason is named.
+        UnsupportedScanError: not CT, not in HU, or its slices form no regular grid; the reason is named.
     """
     plan = plan_series(series, options)
     image_hu = read_stack(plan, series.describe())
@@ -117,21 +217,28 @@ def plan_series(series: DicomSeries, options: ReadOptions) -> StackPlan:
     name = series.describe()
     if series.modality != "CT":
         raise UnsupportedScanError(f"{name} has the modality '{series.modality}'; medai works on CT only.")
+    if series.problem:
+        raise UnsupportedScanError(f"{name}: {series.problem}.")
     if series.damaged_names:
         raise InputError(
             f"{name} may be incomplete: {', '.join(series.damaged_names)} beside it cannot be read as DICOM. "
             "Copy the folder again, or remove the damaged files."
         )
-    frames = [frame for file in series.files for frame in file.frames]
-    kept = [frame for frame in frames if not frame.is_localiser]
-    if len(kept) < len(frames):
-        _log.info("%s: %d localiser images are left out", name, len(frames) - len(kept))
-    if frames and not kept:
-        raise UnsupportedScanError(f"{name} holds only localisers, no scan.")
-    used = {frame.path for frame in kept}
+    kept = [frame for frame in series.frames if not frame.kind]
     for file in series.files:
-        if file.problem and (file.path in used or not file.frames):
+        if file.problem and not file.frames:
             raise InputError(f"{name}: {file.path.name} has {file.problem}. Copy or export the series again.")
+    for frame in kept or series.frames:
+        if frame.problem:
+            raise InputError(f"{name}: {frame.path.name} has {frame.problem}. Copy or export the series again.")
+    if not kept:
+        kinds = " and ".join(sorted({plural_of(frame.kind) for frame in series.frames}))
+        raise UnsupportedScanError(
+            f"{name} holds only {kinds}, no scan in Hounsfield units. Import the original slices of the study."
+        )
+    for frame in kept:
+        if frame.not_hu:
+            raise UnsupportedScanError(f"{name}: {frame.path.name} has {frame.not_hu}.")
     plan = plan_stack(kept, options, name)
     options.budget.check(plan.geometry.shape_ijk, 2, name)
     return plan
@@ -145,26 +252,141 @@ def _short_number(text: str) -> str:
         return text
 
 
-def _series(uid: str, files: list[DicomFile], damaged: list[Path]) -> DicomSeries:
-    folders = {file.path.parent for file in files}
-    return DicomSeries(
-        series_instance_uid=uid,
-        modality=files[0].modality,
-        files=tuple(files),
-        header=dict(files[0].header),
-        patient_key=files[0].patient_key,
-        damaged_names=tuple(path.name for path in damaged if path.parent in folders),
+def _scans_of(files: Sequence[DicomFile], damaged: Sequence[Path]) -> list[DicomSeries]:
+    """The scans under one series UID, in the order of their first file; what is left out is told with the first."""
+    frames = [frame for file in files for frame in file.frames]
+    slices, left_out = _without_beside(frames) if files[0].modality == "CT" else (frames, [])
+    if slices:
+        left_out += [LeftOutFiles(what=f"file without image ({file.modality})", names=(file.path.name,))
+                     for file in files if not file.frames and not file.problem]  # fmt: skip
+    parts = divide_scans(slices) if slices and files[0].modality == "CT" else [ScanPart(frames=tuple(slices))]
+    for note in left_out:
+        _log.info("series …%s: %s left out", files[0].series_instance_uid[-12:], note.describe())
+    by_path = {file.path: file for file in files}
+    scans = []
+    for n, part in enumerate(parts):
+        own = list(dict.fromkeys(frame.path for frame in part.frames)) if len(parts) > 1 else list(by_path)
+        first = by_path[part.frames[0].path] if part.frames else files[0]
+        folders = {path.parent for path in own}
+        scans.append(
+            DicomSeries(
+                series_instance_uid=first.series_instance_uid,
+                modality=first.modality,
+                files=tuple(by_path[path] for path in own),
+                frames=part.frames,
+                header=dict(first.header),
+                patient_key=first.patient_key,
+                damaged_names=tuple(path.name for path in damaged if path.parent in folders),
+                part=part.label,
+                part_key=part.key,
+                left_out=tuple(left_out) if n == 0 else (),
+                problem=part.problem,
+            )
+        )
+    return scans
+
+
+def _without_beside(frames: Sequence[Frame]) -> tuple[list[Frame], list[LeftOutFiles]]:
+    """The slices of a CT series, and what lies beside them; everything where there are no slices."""
+    slices = [frame for frame in frames if not frame.kind]
+    placed = [frame for frame in slices if frame.has_place]
+    kinds: dict[str, list[str]] = {}
+    for frame in frames:
+        kind = frame.kind
+        if not kind and placed and not frame.has_place and not frame.problem and _is_foreign(frame, placed[0]):
+            kind = NO_PLACE
+            slices.remove(frame)
+        if kind:
+            kinds.setdefault(kind, []).append(frame.path.name)
+    if not slices:
+        return list(frames), []
+    left_out = [LeftOutFiles(what=kind, names=tuple(dict.fromkeys(names))) for kind, names in sorted(kinds.items())]
+    return slices, left_out
+
+
+def _is_foreign(frame: Frame, slice_: Frame) -> bool:
+    """True for an image without a place that is not like the slices: a page of a report, a picture."""
+    return frame.shape_ij != slice_.shape_ij or frame.image_type[:1] == ("DERIVED",) != slice_.image_type[:1]
+
+
+def _gather_scattered(found: Sequence[DicomSeries]) -> list[DicomSeries]:
+    """Put slices of which each has a series UID of its own together as one series that says so."""
+    heaps: list[list[DicomSeries]] = []
+    for series in found:
+        if series.modality != "CT" or len(series.frames) != 1 or series.frames[0].kind or series.part:
+            continue
+        frame = series.frames[0]
+        if frame.has_place:
+            home = next(
+                (heap for heap in heaps if heap[0].folder == series.folder and is_same_plane(heap[0].frames[0], frame)),
+                None,
+            )
+            if home is None:
+                heaps.append([series])
+            else:
+                home.append(series)
+    scattered = {id(heap[0]): heap for heap in heaps if len(heap) >= _SCATTERED}
+    gone = {id(series) for heap in scattered.values() for series in heap[1:]}
+    return [
+        _gathered(scattered[id(series)]) if id(series) in scattered else series
+        for series in found
+        if id(series) not in gone
+    ]
+
+
+def _gathered(heap: Sequence[DicomSeries]) -> DicomSeries:
+    frames = tuple(frame for series in heap for frame in series.frames)
+    values = {
+        "PatientID": {frame.patient_key for frame in frames},
+        "StudyInstanceUID": {frame.study_uid for frame in frames},
+        "SeriesInstanceUID": {series.series_instance_uid for series in heap},
+        "FrameOfReferenceUID": {frame.traits.get("FrameOfReferenceUID", "") for frame in frames},
+    }
+    apart = [keyword for keyword in _SCATTERED_KEYWORDS if len(values[keyword]) > 1]
+    changes = " ".join(f'-m "{keyword}={"P1" if keyword == "PatientID" else f"2.25.{n}"}"'
+                       for n, keyword in enumerate(apart, start=1))  # fmt: skip
+    problem = (
+        f"{len(frames)} slices, each of which has its own {' and '.join(apart)}, as anonymisers make them that replace "
+        "ids file by file. Anonymise the originals again in one run, with one new id for each old one. If all files in "
+        f"the folder are one scan of one patient, dcmtk can join them: dcmodify -nb {changes} (other numbers for each "
+        f"scan) and the files"
+    )
+    return replace(
+        heap[0],
+        files=tuple(file for series in heap for file in series.files),
+        frames=frames,
+        left_out=tuple(note for series in heap for note in series.left_out),
+        problem=problem,
     )
 
 
+def _series_of_index(path: Path) -> list[DicomSeries]:
+    """The series of the files that a DICOMDIR names; what it names and is not there makes its series incomplete."""
+    index = read_index(path)
+    if not index.paths:
+        raise InputError(
+            f"{path.name} names {len(index.missing)} files and none of them is there. Give the folder that the DICOM "
+            "files are in, or copy the whole medium again."
+        )
+    return [
+        replace(
+            series,
+            damaged_names=series.damaged_names + tuple(
+                name for name, uid in index.missing if uid in ("", series.series_instance_uid)
+            ),
+        )
+        for series in group_series(index.paths)
+    ]  # fmt: skip
+
+
 class DicomReader:
-    """Reads a folder with one CT series, or the series that a DICOM file belongs to."""
+    """Reads a folder with one CT series, or the series that a DICOM file or a DICOMDIR stands for."""
 
     name = "DICOM (a file or a folder)"
 
     def can_read(self, path: Path) -> bool:
         """True for folders, and for files with DICOM content whatever their name."""
-        return path.is_dir() or looks_like_dicom(path)
+        return path.is_dir() or looks_like_dicom(path) or is_dicom_index(path)
 
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the headers alone."""
@@ -180,25 +402,16 @@ class DicomReader:
 
 
 def _only_series(path: Path) -> DicomSeries:
-    if path.is_file():
-        return _series_of_file(path)
-    found = find_series(path)
+    found = series_at(path)
+    if not found and path.is_file():
+        raise InputError(f"{path.name} has no SeriesInstanceUID: it is damaged or not an image.")
     if not found:
         raise InputError(f"The folder '{path.name}' holds no DICOM series.")
     # Reports and contours of the same study lie beside the scan; with one CT there is no question which is meant.
     candidates = [series for series in found if series.modality == "CT" and series.image_count] or found
+    candidates = [series for series in candidates if not series.beside] or candidates
     if len(candidates) > 1:
         listed = "; ".join(series.describe() for series in candidates)
-        raise InputError(f"The folder '{path.name}' holds {len(candidates)} series: {listed}. Name one of its files.")
+        where = f"The folder '{path.name}'" if path.is_dir() else f"'{path.name}'"
+        raise InputError(f"{where} holds {len(candidates)} series: {listed}. Name one of its files.")
     return candidates[0]
-
-
-def _series_of_file(path: Path) -> DicomSeries:
-    file = read_dicom_file(path)
-    if len(file.frames) > 1:
-        return group_series([path])[0]
-    beside = group_series(sorted(other for other in path.parent.iterdir() if looks_like_dicom(other)))
-    for series in beside:
-        if series.series_instance_uid == file.series_instance_uid:
-            return series
-    raise InputError(f"{path.name} has no SeriesInstanceUID: it is damaged or not an image.")

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medai.errors import InputError
 from medai.store.names import IMAGE_EXTENSIONS
-from medai.volume_io.dicom_headers import looks_like_dicom
-from medai.volume_io.dicom_series import DicomSeries, group_series
+from medai.volume_io.dicom_headers import is_dicom_index, looks_like_dicom
+from medai.volume_io.dicom_series import DicomSeries, group_series, series_at
 from medai.volume_io.folder_files import Unreachable, find_files
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -76,12 +77,17 @@ def find_scans(sources: Sequence[Path], study_folder: Path) -> FoundScans:
             found.files += files_here
             is_empty = not dicom_here and not files_here
         else:
-            is_empty = not _take_file(source, found, named)
+            try:
+                is_empty = not _take_file(source, found, named)
+            except InputError as error:
+                found.refused.append(LeftOut(source=source.name, reason=str(error)))
+                continue
         if is_empty:
             _refuse_empty(source, found)
     found.left_out += beside.told()
-    found.series = _series(list(dicom_files), named)
+    found.series += _series(list(dicom_files), named)
     found.files = _once(found.files)
+    _tell_what_is_beside(found)
     return found
 
 
@@ -89,6 +95,9 @@ def _search(source: Path, beside: _Beside, found: FoundScans) -> tuple[list[Path
     """DICOM and volume files of a folder."""
     below = find_files(source, pass_over=beside)
     found.refused += _unreachable(below.unreachable)
+    for index in filter(is_dicom_index, below.files):
+        reason = "It is an index; the DICOM files below the folder are looked at themselves."
+        found.left_out.append(LeftOut(source=f"{index.parent.name}/{index.name}", reason=reason))
     volumes = [path for path in below.files if path.name.lower().endswith(VOLUME_ENDINGS)]
     others = [path for path in below.files if not path.name.lower().endswith(VOLUME_ENDINGS)]
     return [path for path in others if looks_like_dicom(path)], [_where_voxels_are(path) for path in volumes]
@@ -97,6 +106,9 @@ def _search(source: Path, beside: _Beside, found: FoundScans) -> tuple[list[Path
 def _take_file(source: Path, found: FoundScans, named: list[Path]) -> bool:
     if not source.exists():
         return False
+    if is_dicom_index(source):
+        found.series += series_at(source)
+        return True
     if looks_like_dicom(source):
         named.append(source)
         return True
@@ -128,6 +140,20 @@ def _series(dicom_files: list[Path], named: list[Path]) -> list[DicomSeries]:
         files_of_folder = sorted(path for path in folder.iterdir() if looks_like_dicom(path))
         series += [each for each in group_series(files_of_folder) if any(file.path in named for file in each.files)]
     return series
+
+
+def _tell_what_is_beside(found: FoundScans) -> None:
+    """What lies beside the slices of a series, and series that are no scan; alone, such a series is refused by name."""
+    scans = [series for series in found.series if not series.beside]
+    for series in found.series:
+        source = f"{series.folder.name}: {series.describe()}"
+        if series.beside and (scans or found.files):
+            found.left_out.append(LeftOut(source=source, reason=f"It holds no scan: {series.beside}."))
+        if series.left_out:
+            beside = ", ".join(files.describe() for files in series.left_out)
+            found.left_out.append(LeftOut(source=source, reason=f"Beside the slices there: {beside}."))
+    if scans or found.files:
+        found.series = scans
 
 
 def _once(paths: Sequence[Path]) -> list[Path]:

@@ -1,12 +1,13 @@
 """Bring scans into a study: DICOM folders, NIfTI, NRRD and MetaImage files become ``<study>/<case id>.nii.gz``.
 
 Names. A DICOM series is called after its folder, without words that occur in the patient's name or ids, and the first
-eight hex digits of its origin: ``chest_ct_1f3a9c02``. A volume file is called after itself, or after its folder where
+eight hex digits of the hash of its SeriesInstanceUID: ``chest_ct_1f3a9c02``; of its origin where several scans share
+that UID. A volume file is called after itself, or after its folder where
 its own name tells nothing or is not its alone (``import_names``); if another scan has that name already, eight digits
 of the hash of its content are added. Other characters than letters, digits, dot, ``-`` and ``_`` become ``_``.
 
-Which scan it is says its origin, never its name: of a DICOM series the hash of its SeriesInstanceUID, of a file the
-hash of its content, and of both the hash of their voxels in the patient, so that a renamed folder, a renamed file, or
+Which scan it is says its origin, never its name: of a DICOM series the hash of its SeriesInstanceUID, patient,
+study and part of the series, of a file the hash of its content, and of both the hash of their voxels in the patient, so that a renamed folder, a renamed file, or
 the same scan in another format is the case that is there already.
 
 Facts. ``<study>/.medai/cases/<case id>.json`` (``store.case_facts``) holds the header facts (no identifiers), the
@@ -27,7 +28,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,9 @@ class _Scan:
         names: wishes for the case id; a later one where another scan has those before it.
         origin: hash that identifies the scan.
         patient_key: see the module's docstring.
+        former_origin: by which earlier versions knew it, "" where they knew it by ``origin``.
         images: how many images a DICOM series has; 0 for a file.
+        header: what ``read`` will say of the acquisition, as far as that is known before.
         read: gives the scan.
     """
 
@@ -127,7 +130,9 @@ class _Scan:
     names: tuple[str, ...]
     origin: str
     patient_key: str
+    former_origin: str = ""
     images: int = 0
+    header: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[], Volume]
 
 
@@ -254,14 +259,17 @@ def _scans_of(found: FoundScans, options: ReadOptions, refused: list[LeftOut]) -
 
 
 def _dicom_scan(series: DicomSeries, options: ReadOptions) -> _Scan:
-    digits = hashlib.sha256(series.series_instance_uid.encode()).hexdigest()
+    origin, former = series.origin, series.former_origin
     name = safe_name(series.folder.name, patient_words(series.files[0].path)) or "ct"
+    short, long = f"{name}_{origin[:_HASH_DIGITS]}", f"{name}_{origin[:32]}"
     return _Scan(
         source=f"{series.folder.name}: {series.describe()}",
-        names=(f"{name}_{digits[:_HASH_DIGITS]}", f"{name}_{digits[:32]}"),
-        origin=digits,
+        names=(short, long) if series.part_key else (f"{name}_{former[:_HASH_DIGITS]}", short, long),
+        origin=origin,
+        former_origin="" if series.part_key else former,
         patient_key=series.patient_key,
         images=series.image_count,
+        header=series.header,
         read=lambda: read_series(series, options),
     )
 
@@ -313,6 +321,10 @@ def voxel_hash(volume: Volume) -> str:
 def _import_one(scan: _Scan, study: _Study) -> tuple[ImportedCase | None, str]:
     """The new case, or None where the scan is there already; and the case's id."""
     known = study.case_of_origin.get(scan.origin)
+    former = None if known else _known_to_earlier_versions(scan, study)
+    if known is None and former and read_facts(study.folder, former).get("header") == dict(scan.header):
+        known = former
+        _remember(scan, known, study)
     if known is not None:
         _check_same_images(scan, known, study)
         return None, known
@@ -324,6 +336,8 @@ def _import_one(scan: _Scan, study: _Study) -> tuple[ImportedCase | None, str]:
         with study.lock.hold():
             # Another import may have brought it meanwhile.
             known = study.case_of_origin.get(voxels) or _known_by_name(scan, voxels, study)
+            if known is None and former and _voxels_of_case(former, study) == voxels:
+                known = former
             if known is not None:
                 _remember(scan, known, study)
                 return None, known
@@ -365,6 +379,22 @@ def _check_same_images(scan: _Scan, case_id: str, study: _Study) -> None:
             f"It is case '{case_id}', which was imported when the series had {images} images; now it has "
             f"{scan.images}. If this is the whole series, delete that case (its labels go with it) and import again."
         )
+
+
+def _known_to_earlier_versions(scan: _Scan, study: _Study) -> str | None:
+    """The case of the same patient that an earlier version knew by the series UID alone."""
+    case_id = study.case_of_origin.get(scan.former_origin)
+    if case_id is None or read_facts(study.folder, case_id).get("patient_key") != scan.patient_key:
+        return None
+    return case_id
+
+
+def _voxels_of_case(case_id: str, study: _Study) -> str:
+    path = _scan_path(case_id, study.folder)
+    try:
+        return voxel_hash(read_volume(path)) if path is not None else ""
+    except MedaiError:
+        return ""
 
 
 def _known_by_name(scan: _Scan, voxels: str, study: _Study) -> str | None:

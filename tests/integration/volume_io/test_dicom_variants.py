@@ -166,13 +166,13 @@ def test_padding_becomes_air(tmp_path, padding, limit, low, high):
         dataset.add_new("PixelPaddingValue", "US", padding)
         if limit is not None:
             dataset.add_new("PixelPaddingRangeLimit", "US", limit)
-        dataset.RescaleIntercept = 24
+        dataset.RescaleIntercept = -1000
 
     recipe = SeriesRecipe()
     write_series(tmp_path / "scan", recipe, edit=edit)
     stored = stored_values(recipe.shape_ijk).astype(int)
     stored[:6, 0, :] = np.array([0, 2, 3, 5, 6, 2000])[:, None]
-    expected = np.where((stored >= low) & (stored <= high), -1024, stored + 24)
+    expected = np.where((stored >= low) & (stored <= high), -1024, stored - 1000)
     np.testing.assert_array_equal(read_volume(tmp_path / "scan").image_hu, expected)
 
 
@@ -205,7 +205,7 @@ def test_localisers_are_dropped(tmp_path, caplog):
     scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     save(scout, tmp_path / "scan" / "scout")
     assert_is(read_volume(tmp_path / "scan"), recipe)
-    assert "1 localiser images are left out" in caplog.text
+    assert "1 localiser (scout) left out" in caplog.text
 
 
 def test_positions_rounded_to_a_tenth_are_regular(tmp_path):
