@@ -19,14 +19,17 @@ from medai.errors import UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_lps_to_ras
 from medai.volume_io.dicom_headers import Frame
+from medai.volume_io.dicom_scans import SAME_POSITION_MM
 from medai.volume_io.options import ReadOptions
 
-_SAME_POSITION_MM = 0.01
 _SAME_DIRECTION = 1e-3
 _SAME_PIXEL_SIZE = 1e-3
 _OFF_GRID = 0.1
 _OFF_LINE_PIXELS = 0.25
 _MOST_NAMED = 8
+_MOST_STACKS = 8
+_FEWEST_IN_STACK = 3
+_TOUCHING = 0.9
 # A resampled series may not grow beyond this: two slices 0.1 mm apart by mistake would ask for thousands.
 _LARGEST_GROWTH = 4
 
@@ -80,7 +83,7 @@ def plan_stack(frames: Sequence[Frame], options: ReadOptions, name: str) -> Stac
     positions_mm = origins_lps_mm @ normal
     off_ij_mm = (origins_lps_mm - origins_lps_mm[0]) @ np.stack([row, column]).T
     shifts_ij = _shifts(off_ij_mm / spacing_ij_mm, off_ij_mm, positions_mm, options, name)
-    grid_positions_mm = _grid_positions(positions_mm, options, name)
+    grid_positions_mm = _grid_positions(positions_mm, _thickness_mm(frames), options, name)
     spacing_k_mm = float((grid_positions_mm[-1] - grid_positions_mm[0]) / (len(grid_positions_mm) - 1))
     first_ij = np.zeros(2)
     shape_ij = np.asarray(frames[0].shape_ij)
@@ -156,7 +159,7 @@ def _sort_and_group(
     order = np.argsort(origins @ normal, kind="stable")
     groups: list[list[int]] = []
     for index in order:
-        if groups and (origins[index] - origins[groups[-1][0]]) @ normal < _SAME_POSITION_MM:
+        if groups and (origins[index] - origins[groups[-1][0]]) @ normal < SAME_POSITION_MM:
             groups[-1].append(int(index))
         else:
             groups.append([int(index)])
@@ -190,14 +193,28 @@ def _shifts(
     return np.asarray(along[:, None] * slope_ij)
 
 
-def _grid_positions(positions_mm: NDArray[np.float64], options: ReadOptions, name: str) -> NDArray[np.float64]:
+def _grid_positions(
+    positions_mm: NDArray[np.float64], thickness_mm: float | None, options: ReadOptions, name: str
+) -> NDArray[np.float64]:
     count = len(positions_mm)
     regular = np.linspace(positions_mm[0], positions_mm[-1], count)
     mean_mm = float((positions_mm[-1] - positions_mm[0]) / (count - 1))
     if np.abs(positions_mm - regular).max() <= _OFF_GRID * mean_mm:
         return positions_mm
+    if stacks := _interleaved_stacks(positions_mm):
+        raise UnsupportedScanError(
+            f"{name} holds {stacks} stacks of about {count // stacks} slices that lie between one another, and nothing "
+            "in the headers tells them apart: they are several scans. Export each as a series of its own."
+        )
     if not options.resample_irregular:
-        raise UnsupportedScanError(f"{name} {_describe_gaps(positions_mm)} Ask for resampling to have them filled in.")
+        described = _describe_gaps(positions_mm)
+        closest_mm = float(np.diff(positions_mm).min())
+        if thickness_mm is not None and "uneven" in described and closest_mm < _TOUCHING * thickness_mm:
+            raise UnsupportedScanError(
+                f"{name} {described} Slices of {thickness_mm:g} mm overlap there: this may be more than one scan. "
+                "Export each as a series of its own."
+            )
+        raise UnsupportedScanError(f"{name} {described} Ask for resampling to have them filled in.")
     # Rounding of headers must not make the grid finer than the scan: gaps within it count as one.
     gaps_mm = np.diff(positions_mm)
     finest_mm = float(np.median(gaps_mm[gaps_mm <= gaps_mm.min() * (1 + 2 * _OFF_GRID)]))
@@ -208,6 +225,31 @@ def _grid_positions(positions_mm: NDArray[np.float64], options: ReadOptions, nam
             f"{count} slices into {steps + 1}. Are these several scans?"
         )
     return np.asarray(positions_mm[0] + finest_mm * np.arange(steps + 1))
+
+
+def _thickness_mm(frames: Sequence[Frame]) -> float | None:
+    """SliceThickness where all slices have the same."""
+    found = {frame.traits.get("SliceThickness", "") for frame in frames}
+    try:
+        (thickness_mm,) = {float(text) for text in found}
+    except ValueError:
+        return None
+    return thickness_mm
+
+
+def _interleaved_stacks(positions_mm: NDArray[np.float64]) -> int:
+    """Number of regular stacks of one spacing that the slices fall into by turns; 0 where they do not.
+
+    Slices that were lost leave gaps of no such pattern.
+    """
+    for count in range(2, _MOST_STACKS + 1):
+        if len(positions_mm) < _FEWEST_IN_STACK * count:
+            break
+        gaps_mm = [np.diff(positions_mm[first::count]) for first in range(count)]
+        spacing_mm = float(np.median(np.concatenate(gaps_mm)))
+        if all(np.abs(gaps - spacing_mm).max() <= _OFF_GRID * spacing_mm for gaps in gaps_mm):
+            return count
+    return 0
 
 
 def _describe_gaps(positions_mm: NDArray[np.float64]) -> str:

@@ -58,9 +58,13 @@ def _unique_slices(plan: StackPlan, name: str) -> Iterator[NDArray[Any]]:
         image_hu = decoder.image_hu(group[0])
         for other in group[1:]:
             if not np.array_equal(image_hu, decoder.image_hu(other)):
+                crowded = sum(len(slice_frames) > 1 for slice_frames in plan.groups)
+                most = max(len(slice_frames) for slice_frames in plan.groups)
                 raise UnsupportedScanError(
                     f"{name} has different images at one position, {position_mm:.1f} mm ({group[0].path.name} and "
-                    f"{other.path.name}). Export each phase or reconstruction as a series of its own."
+                    f"{other.path.name}): {crowded} of its {len(plan.groups)} positions hold up to {most} images, and "
+                    "nothing in their headers tells which belong together. Export each phase or reconstruction as a "
+                    "series of its own."
                 )
             _log.warning("%s: %s repeats %s and is left out", name, other.path.name, group[0].path.name)
         yield image_hu

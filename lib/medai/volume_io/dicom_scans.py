@@ -87,7 +87,7 @@ def _by_person(frames: Sequence[Frame]) -> list[ScanPart] | None:
     for keyword in ("PatientBirthDate", "PatientSex"):
         # A value that some slices lack has been removed from the others: it tells nobody apart.
         if parts is None and all(keyword in frame.traits for frame in frames):
-            parts = _by_identity(frames, "patient", lambda frame, keyword=keyword: frame.traits[keyword])
+            parts = _by_identity(frames, "patient", _trait(keyword))
             parts = parts and [part.below("", _digits(part.frames[0].traits[keyword])) for part in parts]
     return parts or _by_identity(frames, "study", lambda frame: frame.study_uid)
 
@@ -111,7 +111,7 @@ def _by_identity(frames: Sequence[Frame], what: str, value: Callable[[Frame], st
 
 
 def _by_frame_of_reference(frames: Sequence[Frame]) -> list[ScanPart] | None:
-    groups = _grouped(frames, lambda frame: frame.traits.get("FrameOfReferenceUID", ""))
+    groups = _grouped(frames, _trait("FrameOfReferenceUID"))
     # One for each slice says nothing: an anonymiser has replaced it file by file.
     if "" in groups or not 2 <= len(groups) <= len(frames) / 2:
         return None
@@ -122,7 +122,7 @@ def _by_frame_of_reference(frames: Sequence[Frame]) -> list[ScanPart] | None:
 
 
 def _by_kernel(frames: Sequence[Frame]) -> list[ScanPart] | None:
-    groups = _grouped(frames, lambda frame: frame.traits.get("ConvolutionKernel", ""))
+    groups = _grouped(frames, _trait("ConvolutionKernel"))
     if "" in groups or not 2 <= len(groups) <= len(frames) / 2:
         return None
     return _trait_parts(groups, "ConvolutionKernel")
@@ -169,7 +169,7 @@ def _by_position(frames: Sequence[Frame]) -> list[ScanPart] | None:
     for keyword in _PATTERN_KEYWORDS:
         values = [frame.traits.get(keyword, "") for frame in frames]
         if 2 <= len(set(values)) <= len(frames) / _FEWEST_SLICES:
-            groups = _grouped(frames, lambda frame, keyword=keyword: frame.traits.get(keyword, ""))
+            groups = _grouped(frames, _trait(keyword))
             if _are_interleaved(list(groups.values())):
                 return _trait_parts(groups, keyword)
     passes = _passes(stack)
@@ -229,20 +229,20 @@ def positions_along_normal(frames: Sequence[Frame]) -> NDArray[np.float64]:
 def _by_contention(stack: _Stack) -> list[ScanPart] | None:
     best: tuple[int, int, str] | None = None
     for keyword in TRAIT_KEYWORDS:
-        groups = _grouped(stack.frames, lambda frame, keyword=keyword: frame.traits.get(keyword, ""))
+        groups = _grouped(stack.frames, _trait(keyword))
         if 2 <= len(groups) <= len(stack.frames) / 2:
             left = sum(_Stack.of(group).contended for group in groups.values())
             if left < stack.contended and (best is None or (left, len(groups)) < best[:2]):
                 best = (left, len(groups), keyword)
     if best is not None and best[0] == 0:
         frames = [copy for copies in stack.copies for copy in copies]
-        return _trait_parts(_grouped(frames, lambda frame: frame.traits.get(best[2], "")), best[2])
+        return _trait_parts(_grouped(frames, _trait(best[2])), best[2])
     passes = _passes(stack) or _layers(stack)
     if passes:
         return passes
     if best is not None:
         frames = [copy for copies in stack.copies for copy in copies]
-        return _trait_parts(_grouped(frames, lambda frame: frame.traits.get(best[2], "")), best[2])
+        return _trait_parts(_grouped(frames, _trait(best[2])), best[2])
     return None
 
 
@@ -322,6 +322,10 @@ def _overlap_most(along: Sequence[NDArray[np.float64]]) -> bool:
         return shared > _OVERLAPPING * min(one[1] - one[0], other[1] - other[0])
 
     return all(any(shares(one, other) for m, other in enumerate(spans) if m != n) for n, one in enumerate(spans))
+
+
+def _trait(keyword: str) -> Callable[[Frame], str]:
+    return lambda frame: frame.traits.get(keyword, "")
 
 
 def _grouped(frames: Sequence[Frame], value: Callable[[Frame], str]) -> dict[str, tuple[Frame, ...]]:

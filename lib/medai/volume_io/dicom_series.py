@@ -11,10 +11,11 @@ from pathlib import Path
 from medai.domain import LabelMap, Volume
 from medai.errors import InputError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
+from medai.volume_io.dicom_beside import LeftOutFiles, without_beside
 from medai.volume_io.dicom_geometry import StackPlan, plan_stack
 from medai.volume_io.dicom_headers import DicomFile, Frame, is_dicom_index, looks_like_dicom, read_dicom_file
 from medai.volume_io.dicom_index import read_index
-from medai.volume_io.dicom_kinds import BESIDE_KINDS, NO_PLACE, document_kind, plural_of
+from medai.volume_io.dicom_kinds import BESIDE_KINDS, document_kind, plural_of
 from medai.volume_io.dicom_pixels import read_stack
 from medai.volume_io.dicom_scans import ScanPart, divide_scans, is_same_plane
 from medai.volume_io.folder_files import find_files
@@ -22,28 +23,8 @@ from medai.volume_io.options import ReadBudget, ReadOptions
 
 _log = logging.getLogger(__name__)
 
-_MOST_NAMED = 3
 _SCATTERED = 3
 _SCATTERED_KEYWORDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftOutFiles:
-    """What lies in a series beside the slices of its scan.
-
-    Attributes:
-        what: for example "localiser", "structure set (RTSTRUCT)".
-        names: the files.
-    """
-
-    what: str
-    names: tuple[str, ...]
-
-    def describe(self) -> str:
-        """For example "2 localisers (scout1, scout2)"."""
-        more = f" and {len(self.names) - _MOST_NAMED} more" if len(self.names) > _MOST_NAMED else ""
-        what = self.what if len(self.names) == 1 else plural_of(self.what)
-        return f"{len(self.names)} {what} ({', '.join(self.names[:_MOST_NAMED])}{more})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,13 +236,15 @@ def _short_number(text: str) -> str:
 def _scans_of(files: Sequence[DicomFile], damaged: Sequence[Path]) -> list[DicomSeries]:
     """The scans under one series UID, in the order of their first file; what is left out is told with the first."""
     frames = [frame for file in files for frame in file.frames]
-    slices, left_out = _without_beside(frames) if files[0].modality == "CT" else (frames, [])
+    slices, left_out = without_beside(frames) if files[0].modality == "CT" else (frames, [])
     if slices:
         left_out += [LeftOutFiles(what=f"file without image ({file.modality})", names=(file.path.name,))
                      for file in files if not file.frames and not file.problem]  # fmt: skip
     parts = divide_scans(slices) if slices and files[0].modality == "CT" else [ScanPart(frames=tuple(slices))]
     for note in left_out:
         _log.info("series …%s: %s left out", files[0].series_instance_uid[-12:], note.describe())
+    place = {id(frame): n for n, frame in enumerate(frames)}
+    parts.sort(key=lambda part: place[id(part.frames[0])] if part.frames else 0)
     by_path = {file.path: file for file in files}
     scans = []
     for n, part in enumerate(parts):
@@ -284,29 +267,6 @@ def _scans_of(files: Sequence[DicomFile], damaged: Sequence[Path]) -> list[Dicom
             )
         )
     return scans
-
-
-def _without_beside(frames: Sequence[Frame]) -> tuple[list[Frame], list[LeftOutFiles]]:
-    """The slices of a CT series, and what lies beside them; everything where there are no slices."""
-    slices = [frame for frame in frames if not frame.kind]
-    placed = [frame for frame in slices if frame.has_place]
-    kinds: dict[str, list[str]] = {}
-    for frame in frames:
-        kind = frame.kind
-        if not kind and placed and not frame.has_place and not frame.problem and _is_foreign(frame, placed[0]):
-            kind = NO_PLACE
-            slices.remove(frame)
-        if kind:
-            kinds.setdefault(kind, []).append(frame.path.name)
-    if not slices:
-        return list(frames), []
-    left_out = [LeftOutFiles(what=kind, names=tuple(dict.fromkeys(names))) for kind, names in sorted(kinds.items())]
-    return slices, left_out
-
-
-def _is_foreign(frame: Frame, slice_: Frame) -> bool:
-    """True for an image without a place that is not like the slices: a page of a report, a picture."""
-    return frame.shape_ij != slice_.shape_ij or frame.image_type[:1] == ("DERIVED",) != slice_.image_type[:1]
 
 
 def _gather_scattered(found: Sequence[DicomSeries]) -> list[DicomSeries]:

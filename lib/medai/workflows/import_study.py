@@ -6,9 +6,9 @@ that UID. A volume file is called after itself, or after its folder where
 its own name tells nothing or is not its alone (``import_names``); if another scan has that name already, eight digits
 of the hash of its content are added. Other characters than letters, digits, dot, ``-`` and ``_`` become ``_``.
 
-Which scan it is says its origin, never its name: of a DICOM series the hash of its SeriesInstanceUID, patient,
-study and part of the series, of a file the hash of its content, and of both the hash of their voxels in the patient, so that a renamed folder, a renamed file, or
-the same scan in another format is the case that is there already.
+Which scan it is says its origin, never its name: of a DICOM series the hash of its SeriesInstanceUID, patient, study
+and part of the series, of a file the hash of its content, and of both the hash of their voxels in the patient, so that
+a renamed folder, a renamed file, or the same scan in another format is the case that is there already.
 
 Facts. ``<study>/.medai/cases/<case id>.json`` (``store.case_facts``) holds the header facts (no identifiers), the
 origin, and ``patient_key``, by which studies of one patient stay together: the first 16 hex digits of the SHA-256 of
