@@ -32,6 +32,17 @@ class FirstStrategy(Strategy):
         return list(pool.case_ids[: max(0, n)])
 
 
+class LastStrategy(Strategy):
+    """The last case by name: stock MONAI Label's sample apps offer it, and where ids are dates it is the newest."""
+
+    description = "The last case by name"
+    needs_scores = False
+
+    def select_batch(self, pool: Pool, n: int, rng: np.random.Generator) -> list[str]:
+        """The last ``n`` by name, the last one first."""
+        return list(pool.case_ids[::-1][: max(0, n)])
+
+
 class ForegroundRandomStrategy(Strategy):
     """A random case among those that hold candidates.
 

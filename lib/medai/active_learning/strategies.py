@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medai.active_learning.baselines import FirstStrategy, ForegroundRandomStrategy, RandomStrategy
+from medai.active_learning.baselines import FirstStrategy, ForegroundRandomStrategy, LastStrategy, RandomStrategy
 from medai.active_learning.diversity import (
     CoreSetStrategy,
     InformationDensityStrategy,
@@ -64,6 +64,7 @@ DEFAULT_STRATEGY = "default"
 _CHOICES: dict[str, Strategy] = {
     "random": RandomStrategy(),
     "first": FirstStrategy(),
+    "last": LastStrategy(),
     "foreground_random": ForegroundRandomStrategy(),
     "uncertainty": UncertaintyStrategy(),
     "entropy": EntropyStrategy(),

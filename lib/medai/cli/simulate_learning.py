@@ -50,7 +50,7 @@ def active_learning(
     changes = {name: value for name, value in asked.items() if value is not None}
     simulation = LearningSimulation(
         tasks=_names(tasks),
-        strategies=_names(strategies) or tuple(name for name in STRATEGIES if name != "first"),
+        strategies=_names(strategies) or tuple(name for name in STRATEGIES if name not in ("first", "last")),
         seeds=seeds,
         plans={name: replace(plan, **changes) for name, plan in DEFAULT_PLANS.items()},
         empty_share=empty_share,

@@ -76,7 +76,7 @@ class NoduleClassificationTask(MedaiInferTask):
         )
         inferred = time.perf_counter()
         label_map = nodules_label_map(rated)
-        payload, extension = encode_label_map(label_map, request.params)
+        payload, extension = encode_label_map(label_map, request)
         logger.info(
             "nodule_classification %s on %s: %d nodules of the %s, %.2f s",
             version_id,

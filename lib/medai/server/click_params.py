@@ -13,6 +13,8 @@ from medai.server.served_scans import box_in_file, index_in_file
 
 LONGEST_LABEL = 200
 DEFAULT_LABEL = "nodule"
+_OTHER_LISTS = ("background", "roi", "label_info")
+"""Parameters that are lists and no foreground clicks."""
 
 
 def points_ijk(params: Mapping[str, Any], key: str) -> list[tuple[int, int, int]]:
@@ -27,6 +29,33 @@ def points_ijk(params: Mapping[str, Any], key: str) -> list[tuple[int, int, int]
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InputError(f"'{key}' is {given!r}; it takes a list of voxel indices such as [[210, 188, 64]].")
     return [_index(point, key) for point in given]
+
+
+def clicks_ijk(
+    params: Mapping[str, Any], labels: Sequence[str]
+) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
+    """Foreground and background clicks, however the client names them.
+
+    Clients of stock DeepGrow send ``foreground``; those of DeepEdit send each label's clicks under the label's own
+    name, or under that of the segment at hand (``label``). Where both are there, both count.
+
+    Args:
+        params: the client's parameters.
+        labels: the names under which the model is listed, such as "nodule".
+
+    Returns:
+        Foreground and background, each without repetitions.
+
+    Raises:
+        InputError: anything but lists of [i, j, k] whole numbers.
+    """
+    keys = ["foreground", *labels]
+    segment = params.get("label")
+    # A segment may be called as any parameter is: only a list can be its clicks.
+    if isinstance(segment, str) and segment not in (*keys, *_OTHER_LISTS) and isinstance(params.get(segment), list):
+        keys.append(segment)
+    foreground = dict.fromkeys(point for key in keys for point in points_ijk(params, key))
+    return list(foreground), list(dict.fromkeys(points_ijk(params, "background")))
 
 
 def roi_box(params: Mapping[str, Any]) -> IndexBox | None:

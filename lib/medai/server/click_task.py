@@ -15,7 +15,7 @@ from medai.domain import LabelMap, Nodule, Segment, Volume
 from medai.errors import InputError, MedaiError
 from medai.geometry import VolumeGeometry
 from medai.postprocessing.nodules import assessed, nodule_from_mask
-from medai.server.click_params import IndexFrame, label_name, points_ijk, roi_box
+from medai.server.click_params import IndexFrame, clicks_ijk, label_name, roi_box
 from medai.server.infer_models import ClickModel, ClickOutcome, ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, Proposes, encode_label_map
 from medai.server.lanes import Lane
@@ -70,7 +70,7 @@ class NoduleClickTask(MedaiInferTask):
     def answer(self, request: InferRequest) -> InferReply:
         """Segment around the clicks and answer on the whole scan's grid."""
         started = time.perf_counter()
-        foreground, background = points_ijk(request.params, "foreground"), points_ijk(request.params, "background")
+        foreground, background = clicks_ijk(request.params, list(self.labels))
         roi, name = roi_box(request.params), label_name(request.params)
         version_id, model = self._model()
 
@@ -98,7 +98,7 @@ class NoduleClickTask(MedaiInferTask):
             volume = self._scans.get(request.scan_path, request.case_id)
             result = segment(volume, frame)
         inferred = time.perf_counter()
-        payload, extension = encode_label_map(_painted(geometry, result, name), request.params)
+        payload, extension = encode_label_map(_painted(geometry, result, name), request)
         encoded = time.perf_counter()
         told = self._clicked_nodule(volume, geometry, result, frame, left_s=self._budget_s - (encoded - started))
         done = time.perf_counter()

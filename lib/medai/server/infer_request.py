@@ -15,8 +15,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask
 from medai.domain import LabelMap
 from medai.errors import InputError
 from medai.server.lanes import Lane
+from medai.store.names import find_extension
 
-RESULT_EXTENSIONS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii")
+RESULT_EXTENSIONS = (".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".mha")
 """What a label map may be answered as (``result_extension``); the Slicer plugin asks for ``.nrrd``."""
 
 
@@ -43,6 +44,23 @@ class InferRequest:
     case_id: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     label_path: Path | None = None
+
+    @property
+    def result_extension(self) -> str:
+        """The ending of the answer: what the client asks for, else the scan's own, as stock MONAI Label has it.
+
+        Raises:
+            InputError: an ending we cannot write.
+        """
+        asked = self.params.get("result_extension")
+        if not asked:
+            own = find_extension(self.scan_path.name, RESULT_EXTENSIONS)
+            return own[1].lower() if own else ".nrrd"
+        if asked not in RESULT_EXTENSIONS:
+            raise InputError(
+                f"'result_extension' is {asked!r:.80}; label maps are answered as {', '.join(RESULT_EXTENSIONS)}."
+            )
+        return str(asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +118,8 @@ class MedaiInferTask(InferTask):  # type: ignore[misc]  # monailabel's classes a
         return file.name, reply.params
 
 
-def encode_label_map(label_map: LabelMap, params: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Encode a label map as the client wants it (``result_extension``, .nrrd by default).
+def encode_label_map(label_map: LabelMap, request: InferRequest) -> tuple[bytes, str]:
+    """Encode a label map as the client wants it.
 
     Returns:
         The file's bytes and its extension.
@@ -109,11 +127,7 @@ def encode_label_map(label_map: LabelMap, params: Mapping[str, Any]) -> tuple[by
     Raises:
         InputError: an extension we cannot write.
     """
-    extension = str(params.get("result_extension") or ".nrrd")
-    if extension not in RESULT_EXTENSIONS:
-        raise InputError(
-            f"'result_extension' is {extension!r}; label maps are answered as {', '.join(RESULT_EXTENSIONS)}."
-        )
+    extension = request.result_extension
     from medai.volume_io import writers
 
     if extension == ".nrrd":

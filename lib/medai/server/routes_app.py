@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import FileResponse, JSONResponse
 
-from medai.errors import MedaiError
+from medai.errors import MedaiError, NotFoundError
 from medai.server.access import Admin, App, CheckedRoute, Threads, Viewer, identify
 from medai.server.app import MedaiApp
 from medai.server.audit import note
@@ -60,6 +60,16 @@ async def download_model(model: str, app: App, lanes: Threads, user: Admin) -> F
     """The weights behind a task."""
     version = await lanes.run(Lane.QUICK, app.model_version, model)
     return FileResponse(version.weights_path, filename=f"{model}-{version.version_id}.safetensors")
+
+
+@router.get("/logs/", include_in_schema=False)
+@router.get("/logs/gpu", include_in_schema=False)
+async def logs(user: Viewer) -> JSONResponse:
+    """In words why there is nothing: what a log says is for whoever runs the server."""
+    raise NotFoundError(
+        "medai does not show its log over HTTP. On the server's machine it is .medai/logs/server.log in the study's "
+        "folder; GET /train/, /scoring/ and /medai/status say how trainings, scoring and the session stand."
+    )
 
 
 def _next_sample(app: MedaiApp, strategy: str, request: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class NoduleSegmentationTask(MedaiInferTask):
         prediction, versions = self._predictions.get(request)
         predicted = time.perf_counter()
         label_map = nodules_label_map(prediction)
-        payload, extension = encode_label_map(label_map, request.params)
+        payload, extension = encode_label_map(label_map, request)
         params = {
             "label_names": label_map.label_names,
             **prediction_params(prediction, versions, request),
@@ -180,7 +180,7 @@ class LungsTask(MedaiInferTask):
             labels, names = (labels > 0).astype(np.uint8), ["lung"]
         segments = tuple(Segment(value=value, name=name) for value, name in enumerate(names, start=1))
         label_map = LabelMap(geometry=volume.geometry, labels=labels, segments=segments)
-        payload, extension = encode_label_map(label_map, request.params)
+        payload, extension = encode_label_map(label_map, request)
         logger.info("lungs on %s: %.1f s", request.case_id or "an uploaded scan", inferred - loaded)
         params = {
             "label_names": label_map.label_names,

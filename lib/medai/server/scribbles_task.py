@@ -78,7 +78,7 @@ class ScribblesTask(MedaiInferTask):
         labels = np.zeros(volume.geometry.shape_ijk, dtype=np.uint8, order="F")
         labels[box.slices] = mask
         label_map = LabelMap(geometry=volume.geometry, labels=labels, segments=(Segment(value=1, name=name),))
-        payload, extension = encode_label_map(label_map, request.params)
+        payload, extension = encode_label_map(label_map, request)
         ended = time.perf_counter()
         logger.info("%s on %s: %.1f s", type(self._method).__name__, request.case_id or "an upload", ended - started)
         params = {

@@ -70,7 +70,8 @@ class Served:
     def click(self, case_id: str = "case.axial", **params: Any) -> Any:
         import json
 
-        params = {"label": "nodule", "foreground": [[8, 9, 10]], "background": [], **params}
+        asked = {"label": "nodule", "foreground": [[8, 9, 10]], "background": [], "result_extension": ".nrrd"}
+        params = asked | params
         return self.client.post(f"/infer/nodule_click?image={case_id}", data={"params": json.dumps(params)})
 
 

@@ -81,7 +81,7 @@ def test_nodules_in_one_segment_are_rated_one_by_one(served, tmp_path: Path):
     write_label_map(LabelMap(geometry=label_map.geometry, labels=labels, segments=label_map.segments), path)
     reply = served.client.post(
         f"/infer/{TASK}?image={geometry_case}",
-        data={"params": "{}"},
+        data={"params": '{"result_extension": ".nrrd"}'},
         files={"label": ("label.nii.gz", path.read_bytes())},
     )
     params, _, _ = parts(reply)

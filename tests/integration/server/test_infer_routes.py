@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from medai.volume_io.readers import read_geometry, read_label_map
+from medai.volume_io.readers import read_geometry, read_label_map, read_volume
+from medai.volume_io.writers import write_volume
 
 CASES = ["case.axial", "case_oblique", "case_flipped"]
 
@@ -29,7 +30,8 @@ def parts(response: Any) -> tuple[dict[str, Any], str, bytes]:
 
 
 def post(client: TestClient, model: str, case_id: str, params: dict[str, Any] | None = None, query: str = "") -> Any:
-    return client.post(f"/infer/{model}?image={case_id}{query}", data={"params": json.dumps(params or {})})
+    params = {"result_extension": ".nrrd", **(params or {})}
+    return client.post(f"/infer/{model}?image={case_id}{query}", data={"params": json.dumps(params)})
 
 
 @pytest.mark.parametrize("case_id", CASES)
@@ -69,7 +71,7 @@ def test_background_clicks_and_region_are_honoured(shared, tmp_path: Path):
     np.testing.assert_array_equal(labels == 1, expected)
 
 
-@pytest.mark.parametrize("extension", [".nrrd", ".seg.nrrd", ".nii.gz", ".nii"])
+@pytest.mark.parametrize("extension", [".nrrd", ".seg.nrrd", ".nii.gz", ".nii", ".mha"])
 def test_result_extension(shared, tmp_path: Path, extension: str):
     _, name, payload = parts(shared.click(result_extension=extension))
     assert name.endswith(extension)
@@ -82,11 +84,29 @@ def test_outputs(shared):
     as_json = shared.client.post("/infer/nodule_click?image=case.axial&output=json", data=query)
     assert as_json.json()["label_names"] == {"nodule": 1}
     image = shared.client.post("/infer/nodule_click?image=case.axial&output=image", data=query)
-    assert image.content.startswith(b"NRRD")
-    assert ".nrrd" in image.headers["content-disposition"]
+    assert gzip.decompress(image.content)[344:347] == b"n+1"
+    assert '.nii.gz"' in image.headers["content-disposition"]
     refused = shared.client.post("/infer/nodule_click?image=case.axial&output=dicom_seg", data=query)
     assert refused.status_code == HTTPStatus.UNPROCESSABLE_ENTITY
     assert "image, json and all" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_an_answer_comes_in_the_scans_own_ending_where_none_is_asked_for(shared, tmp_path: Path, ending: str):
+    """A stock client's ``-o out.nii.gz`` is then what its name says."""
+    scan = tmp_path / f"scan{ending}"
+    write_volume(read_volume(shared.study / "case_oblique.nii.gz"), scan)
+    answer = shared.client.post(
+        "/infer/nodule_click",
+        data={"params": json.dumps({"foreground": [[8, 9, 10]]})},
+        files={"file": (scan.name.upper(), scan.read_bytes())},
+    )
+    _, name, payload = parts(answer)
+    assert name.endswith(ending)
+    (tmp_path / name).write_bytes(payload)
+    label_map = read_label_map(tmp_path / name)
+    assert label_map.labels.sum() == 125
+    assert label_map.geometry.is_same_grid(read_geometry(scan))
 
 
 def test_scan_gives_a_segment_a_nodule(shared, tmp_path: Path):

@@ -261,6 +261,13 @@ def test_what_is_unsafe_is_not_served(shared, path: str):
     assert shared.client.post(path).status_code in (404, 405)
 
 
+@pytest.mark.parametrize("path", ["/logs/", "/logs/?lines=10&html=false", "/logs/gpu"])
+def test_logs_are_answered_in_words(shared, path: str):
+    reply = shared.client.get(path)
+    assert reply.status_code == HTTPStatus.NOT_FOUND
+    assert ".medai/logs/server.log in the study's folder" in reply.json()["detail"]
+
+
 def test_weights_cannot_be_replaced_over_http(shared):
     assert shared.client.put("/model/nodule_click", files={"file": b"x"}).status_code == 405
     assert shared.client.delete("/model/nodule_click").status_code == 405

@@ -14,6 +14,7 @@ import pytest
 
 from medai.server.background import LONGEST_QUEUE
 from medai.store.atomic import write_json
+from medai.volume_io.readers import read_label_map
 
 OK = HTTPStatus.OK
 FAMILIES = ["nodule_click", "nodule_detection", "nodule_classification"]
@@ -219,6 +220,10 @@ def test_a_batch_keeps_proposals_for_unlabelled_cases(served):
     assert served.client.get("/datastore/").json()["label_tags"] == {"original": 3}
     info = served.client.get("/datastore/label/info?label=case_oblique&tag=original").json()
     assert list(info["params"]["label_names"].values()) == [1]
+    # In the scans' own ending, as a stock batch keeps them.
+    kept = sorted(path.name for path in (served.study / "labels" / "original").iterdir())
+    assert kept == ["case.axial.nii.gz", "case_flipped.nii.gz", "case_oblique.nii.gz"]
+    assert read_label_map(served.study / "labels" / "original" / "case_oblique.nii.gz").labels.any()
     assert served.client.get("/batch/infer?check_if_running=true").status_code == HTTPStatus.NOT_FOUND
     assert served.client.delete("/batch/infer").json() == {}
 

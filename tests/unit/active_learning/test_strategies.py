@@ -94,6 +94,7 @@ def test_the_plugin_finds_them_in_this_order():
         "default",
         "random",
         "first",
+        "last",
         "foreground_random",
         "uncertainty",
         "entropy",
@@ -138,6 +139,9 @@ def test_one_uncertain_5_mm_nodule_outranks_a_scan_of_noisy_air(name):
 class TestBaselines:
     def test_first_goes_by_name(self):
         assert order("first", of(case_ids=("b", "c", "a"))) == ["a", "b", "c"]
+
+    def test_last_goes_by_name_from_the_end(self):
+        assert order("last", of(case_ids=("b", "c", "a"))) == ["c", "b", "a"]
 
     def test_random_gives_every_case_its_chance(self):
         rng, pool = np.random.default_rng(1), of(case_ids=("a", "b", "c", "d"))

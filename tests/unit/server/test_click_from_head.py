@@ -95,7 +95,9 @@ def image_hu():
 def ask(scans, **params):
     model = Watched()
     task = NoduleClickTask(scans, lambda: ("v1", model))
-    reply = task.answer(InferRequest(scan_path="scan", case_id="case", params={"background": [], **params}))
+    reply = task.answer(
+        InferRequest(scan_path="scan", case_id="case", params={"background": [], "result_extension": ".nrrd", **params})
+    )
     return reply, model
 
 

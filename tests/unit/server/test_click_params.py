@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medai.errors import InputError
-from medai.server.click_params import label_name, number, points_ijk, roi_box
+from medai.server.click_params import clicks_ijk, label_name, number, points_ijk, roi_box
 
 INDEX = st.integers(-5, 600)
 
@@ -51,3 +51,33 @@ def test_label_and_number():
     for bad in ("x", "nan", 3, [1]):
         with pytest.raises(InputError, match="from 0 to 2"):
             number({"sigma": bad}, "sigma", 1.0, low=0, high=2)
+
+
+A, B, C = [1, 2, 3], [4, 5, 6], [7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("params", "foreground", "background"),
+    [
+        ({"foreground": [A, B], "background": [C]}, [A, B], [C]),
+        # DeepEdit: each label's clicks under its name, and the segment's name beside them.
+        ({"nodule": [A], "background": [C], "label": "nodule"}, [A], [C]),
+        ({"Nodule 2": [A, B], "label": "Nodule 2", "background": []}, [A, B], []),
+        ({"nodule": [A], "foreground": [A, B], "label": "nodule"}, [A, B], []),
+        ({"nodule": [], "foreground": [B]}, [B], []),
+        # A segment that is called as another parameter is.
+        ({"foreground": [A], "label": "background", "background": [C]}, [A], [C]),
+        ({"foreground": [A], "label": "roi", "roi": [0, 1, 0, 1, 0, 1]}, [A], []),
+        ({"foreground": [A], "label": "device", "device": "cpu"}, [A], []),
+        ({"foreground": [A, A], "background": [C, C]}, [A], [C]),
+        ({"label": "nodule"}, [], []),
+    ],
+)
+def test_clicks_are_understood_however_they_are_named(params, foreground, background):
+    assert clicks_ijk(params, ["nodule"]) == ([tuple(p) for p in foreground], [tuple(p) for p in background])
+
+
+@pytest.mark.parametrize("key", ["nodule", "my segment"])
+def test_bad_clicks_are_refused_by_the_name_they_came_under(key):
+    with pytest.raises(InputError, match=f"'{key}'"):
+        clicks_ijk({key: [[1, 2]], "label": key}, ["nodule"])
