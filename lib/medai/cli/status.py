@@ -36,6 +36,8 @@ def _show(screen: Console, found: SessionStatus) -> None:
     screen.print(f"{found.labelled} of {found.total} cases labelled; {found.left} left{left}; {found.scored} scored.")
     if found.withheld:
         screen.print(f"{len(found.withheld)} labels train nothing until somebody has looked (medai annotations).")
+    for problem in found.passed_over:
+        screen.print(f"[yellow]Passed over:[/] {escape(problem)}", soft_wrap=True)
     colour = "green" if found.advice.is_worth_it else "yellow"
     screen.print(f"[{colour}]{escape(found.advice.summary)}[/]")
     for reason in found.advice.reasons:

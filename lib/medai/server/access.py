@@ -23,6 +23,7 @@ from monailabel.endpoints.user.auth import User
 from medai.errors import InputError
 from medai.server.app import MedaiApp
 from medai.server.audit import note
+from medai.server.bounded_route import BoundedRoute
 from medai.server.lanes import Lane, Lanes
 from medai.server.logins import Logins
 from medai.server.roles import Role, may
@@ -91,7 +92,7 @@ def needs_of(route: APIRoute) -> Needs | None:
     return next((call for call in found if isinstance(call, Needs)), None)
 
 
-class CheckedRoute(APIRoute):
+class CheckedRoute(BoundedRoute):
     """A route whose login is checked before its body is read."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:

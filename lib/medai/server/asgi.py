@@ -21,6 +21,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -44,10 +45,16 @@ from medai.server import (
 from medai.server.app import MedaiApp
 from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
+from medai.server.hidden_paths import HiddenPaths, hidden_folders
 from medai.server.lanes import Lane, Lanes
-from medai.server.limits import BodyLimit
+from medai.server.limits import LARGEST_PLAIN_BYTES, UploadSlots
 from medai.server.logins import build_logins
+from medai.server.origins import AllowedNames, OriginCheck
 from medai.server.replies import PlainJSONResponse
+from medai.server.request_line import RequestLineCheck
+from medai.server.settings import ServerSettings
+from medai.server.slow_requests import SlowRequests
+from medai.server.temporary import TemporaryFolder
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +63,8 @@ LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 SESSION_CLEANING_S = 300.0
-DEFAULT_BODY_BYTES = 1 << 30
+FORM_LIMITS: dict[str, int] = {"max_files": 4, "max_fields": 32, "max_part_size": LARGEST_PLAIN_BYTES}
+"""Of every form; a route that takes more files says so."""
 
 
 @asynccontextmanager
@@ -64,6 +72,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     instance: MedaiApp = await loop.run_in_executor(None, app_instance)
     instance.server_mode(True)
+    temporary = await loop.run_in_executor(None, TemporaryFolder, instance.state_folder / "tmp")
+    app.state.hidden = _hidden(instance, temporary)
     lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
     app.state.medai, app.state.lanes, app.state.logins = instance, lanes, build_logins(instance.options)
     app.state.batches = CaseJobs("batch inference", lanes)
@@ -80,6 +90,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     scoring.close()
     lanes.close()
     await loop.run_in_executor(None, instance.close)
+    await loop.run_in_executor(None, temporary.close)
 
 
 def stop_long_work(app: FastAPI) -> None:
@@ -119,16 +130,12 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
         docs_url="/docs",
         redoc_url=None,
+        form_limits=FORM_LIMITS,
     )
-    origins = [str(origin).rstrip("/") for origin in platform.MONAI_LABEL_CORS_ORIGINS]
-    app.add_middleware(
-        CORSMiddleware,
-        allow_origins=origins,
-        allow_origin_regex=None if origins else LOOPBACK_ORIGINS,
-        allow_methods=["*"],
-        allow_headers=["*"],
-    )
-    app.add_middleware(BodyLimit, largest_bytes=lambda: _body_limit(app))
+    options = ServerSettings.from_conf(platform.MONAI_LABEL_APP_CONF)
+    app.state.uploads = UploadSlots(count=options.max_uploads, largest_bytes=options.max_upload_mb << 20)
+    app.state.hidden = []
+    _add_checks(app, options)
     problems.install(app)
     prefix = platform.MONAI_LABEL_API_STR
     parts = (
@@ -152,9 +159,30 @@ def create_app() -> FastAPI:
     return app
 
 
-def _body_limit(app: FastAPI) -> int:
-    instance: MedaiApp | None = getattr(app.state, "medai", None)
-    return instance.options.max_upload_mb << 20 if instance else DEFAULT_BODY_BYTES
+def _add_checks(app: FastAPI, options: ServerSettings) -> None:
+    """Add what every request passes before a route sees it; the last one added is the first one passed."""
+    named = [origin for origin in options.allowed_origins.split(",") if origin.strip()]
+    origins = [str(origin).strip().rstrip("/") for origin in (*platform.MONAI_LABEL_CORS_ORIGINS, *named)]
+    app.add_middleware(SlowRequests, timeout_s=lambda: options.request_timeout_s)
+    app.add_middleware(RequestLineCheck)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_origin_regex=None if origins else LOOPBACK_ORIGINS,
+        allow_methods=["*"],
+        allow_headers=["*"],
+    )
+    app.add_middleware(OriginCheck, allowed=AllowedNames.of(options.allowed_hosts, origins))
+    app.add_middleware(HiddenPaths, hidden=lambda: app.state.hidden)
+
+
+def _hidden(instance: MedaiApp, temporary: TemporaryFolder) -> list[tuple[bytes, bytes]]:
+    if instance.options.share_paths:
+        return []
+    folders = [(temporary.path, "TEMPORARY"), (instance.study.folder, "STUDY")]
+    if instance.sessions() is not None:
+        folders.append((Path(instance.sessions().store_path), "SESSIONS"))
+    return hidden_folders([*folders, (Path(medai.__file__).parent, "MEDAI"), (Path.home(), "HOME")])
 
 
 app = create_app()

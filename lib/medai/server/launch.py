@@ -150,8 +150,12 @@ def _is_loopback(host: str) -> bool:
 
 
 def _conf_for(host: str, conf: Mapping[str, str]) -> dict[str, str]:
-    """The settings; a client on another machine is not told paths of this one unless that was asked for."""
-    return dict(conf) if _is_loopback(host) else {"share_paths": "false", **conf}
+    """The settings as a server on this address wants them, unless they were given.
+
+    A client on another machine is not told paths of this one, and knows the server by names that are not known here
+    (also to a proxy on this machine, which comes in on loopback).
+    """
+    return dict(conf) if _is_loopback(host) else {"share_paths": "false", "allowed_hosts": "*", **conf}
 
 
 def _url_host(host: str) -> str:

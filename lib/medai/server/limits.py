@@ -1,48 +1,77 @@
-"""A bound on request bodies, before anything reads them into memory or onto the disk."""
+"""Bounds on what the server takes at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LARGEST_PLAIN_BYTES = 1 << 20
+"""A request's body where no file is uploaded: parameters, a form, a JSON document."""
+
+RETRY_AFTER_S = 10
+LARGEST_UPLOADS = 4
+"""Uploads of the largest size that may be under way together; more small ones may."""
 
 
-class BodyLimit:
-    """Answers 413 to bodies over the limit, by their announced length or, without one, while they arrive.
+class UploadSlots:
+    """The uploads under way, bounded in number and in bytes; used on the event loop alone.
 
     Args:
-        app: what is protected.
-        largest_bytes: gives the limit at each request.
+        count: how many.
+        largest_bytes: of one.
     """
 
-    def __init__(self, app: ASGIApp, largest_bytes: Callable[[], int]) -> None:
-        self._app = app
-        self._largest_bytes = largest_bytes
+    def __init__(self, *, count: int, largest_bytes: int) -> None:
+        self._count = count
+        self.largest_bytes = largest_bytes
+        self._inside = 0
+        self._bytes = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        largest = self._largest_bytes()
-        detail = f"The request is larger than {largest >> 20} MB; --conf max_upload_mb sets the limit."
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > largest:
-            refusal = JSONResponse({"detail": detail}, status_code=HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-            await refusal(scope, receive, send)
-            return
-        received = 0
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[UploadSlot]:
+        """Take part.
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > largest:
-                # Raised where the route reads its body, so the app's own handler answers it.
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-            return message
+        Raises:
+            HTTPException: 503 where as many are under way as are taken.
+        """
+        if self._inside >= self._count:
+            raise busy(f"{self._inside} uploads are under way already, as many as --conf max_uploads takes")
+        self._inside += 1
+        slot = UploadSlot(self)
+        try:
+            yield slot
+        finally:
+            self._inside -= 1
+            self._bytes -= slot.taken
 
-        await self._app(scope, counted, send)
+    def _take(self, count: int) -> None:
+        most = LARGEST_UPLOADS * self.largest_bytes
+        if self._bytes + count > most:
+            raise busy(
+                f"The uploads under way have {self._bytes >> 20} MB, and no more than {most >> 20} MB are taken at a "
+                f"time ({LARGEST_UPLOADS} × --conf max_upload_mb)"
+            )
+        self._bytes += count
+
+
+class UploadSlot:
+    """One upload's part of the bound."""
+
+    def __init__(self, slots: UploadSlots) -> None:
+        self._slots = slots
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        """Count bytes that will be held; HTTPException (503) where there is no room for them."""
+        self._slots._take(count)
+        self.taken += count
+
+
+def busy(reason: str) -> HTTPException:
+    """The answer to what would be taken later: 503, and when to come back."""
+    return HTTPException(
+        HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}: try again in a moment.", {"Retry-After": str(RETRY_AFTER_S)}
+    )

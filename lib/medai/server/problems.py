@@ -6,6 +6,7 @@ traceback.
 
 from __future__ import annotations
 
+import errno
 import logging
 import uuid
 from http import HTTPStatus
@@ -30,6 +31,7 @@ from medai.errors import (
     NotFoundError,
     StorageError,
 )
+from medai.server.limits import RETRY_AFTER_S
 from medai.volume_io.atomic import disk_words, is_full
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(MONAILabelException, _on_platform_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(OSError, _on_disk_error)
+    app.add_exception_handler(MemoryError, _on_no_memory)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -75,15 +78,22 @@ async def _on_platform_error(request: Request, error: Exception) -> JSONResponse
 
 
 async def _on_disk_error(request: Request, error: Exception) -> JSONResponse:
-    """A full disk may be met anywhere, such as where uploads lie for a moment; it is nobody's fault."""
-    if not isinstance(error, OSError) or not is_full(error):
+    """A disk or a table of open files that is full may be met anywhere, such as where uploads lie for a moment."""
+    if not isinstance(error, OSError) or error.errno is None:
         return await _on_fault(request, error)
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    where = f" ({error.filename})" if error.filename else ""
-    return _problem(
-        HTTPStatus.INSUFFICIENT_STORAGE,
-        f"The server's disk is full{where}: {disk_words(error)}. Nothing was changed by halves.",
-    )
+    if is_full(error):
+        detail = f"The server's disk is full: {disk_words(error)}. Nothing was changed by halves."
+        return _problem(HTTPStatus.INSUFFICIENT_STORAGE, detail)
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return _busy("The server has as many files open as it may")
+    detail = f"The server cannot read or write its own files: {disk_words(error)}. Nothing was changed by halves."
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, detail)
+
+
+async def _on_no_memory(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s: out of memory", request.method, request.url.path, exc_info=error)
+    return _busy("The server's memory does not suffice for this now")
 
 
 async def _on_invalid_request(_: Request, error: Exception) -> JSONResponse:
@@ -101,5 +111,10 @@ async def _on_fault(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-def _problem(status: HTTPStatus, detail: str) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status_code=status)
+def _busy(reason: str) -> JSONResponse:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}: try again in a moment.", headers)
+
+
+def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"detail": detail}, status_code=status, headers=headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from fastapi import UploadFile
 
 from medai.errors import InputError
+from medai.server.strict_json import check_line, read_json
 from medai.store.names import split_extension
 
 COPY_BYTES = 1 << 20
@@ -20,16 +20,13 @@ def json_object(text: str | None, name: str) -> dict[str, Any]:
     """Decode a form field that holds a JSON object; empty where there is none.
 
     Raises:
-        InputError: not JSON, or not an object.
+        InputError: not JSON, not an object, or something in it cannot be kept (``strict_json``).
     """
     if not text or not text.strip():
         return {}
-    try:
-        content = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise InputError(f"'{name}' is not JSON ({error}): {text[:120]!r}.") from error
+    content = read_json(text, name)
     if not isinstance(content, dict):
-        raise InputError(f'\'{name}\' takes a JSON object such as {{"label": "nodule"}}, not {text[:120]!r}.')
+        raise InputError(f'\'{name}\' takes a JSON object such as {{"label": "nodule"}}, not {text[:120]!a}.')
     return content
 
 
@@ -44,7 +41,7 @@ def store_upload(upload: UploadFile, folder: Path, *, extensions: Sequence[str],
     Raises:
         InputError: the file's name has no ending that is accepted.
     """
-    name = Path(upload.filename or "").name
+    name = Path(check_line(upload.filename or "", "the uploaded file's name")).name
     parts = split_extension(name, extensions)
     if parts is None:
         raise InputError(f"The uploaded file is called {name[:120]!r}; its name must end in {', '.join(extensions)}.")
@@ -52,7 +49,3 @@ def store_upload(upload: UploadFile, folder: Path, *, extensions: Sequence[str],
     with path.open("wb") as target:
         shutil.copyfileobj(upload.file, target, COPY_BYTES)
     return path
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")

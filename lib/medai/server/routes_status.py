@@ -31,4 +31,10 @@ async def status(
 def _status(app: MedaiApp, strategy: str, queue_length: int) -> dict[str, Any]:
     if not 0 <= queue_length <= LONGEST_QUEUE:
         raise InputError(f"'queue' is {queue_length}; it takes 0 to {LONGEST_QUEUE} cases.")
-    return session_status(app.queue, app.models, strategy=strategy, queue_length=queue_length).to_json()
+    return session_status(
+        app.queue,
+        app.models,
+        strategy=strategy,
+        queue_length=queue_length,
+        passed_over=app.annotations.log.passed_over,
+    ).to_json()

@@ -88,7 +88,28 @@ class ServerSettings(BaseModel):
     auth_secret_file: Annotated[
         str, Field(description="file with the client's secret, where the realm wants one to give tokens")
     ] = ""
-    max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest request body, MB")] = 2048
+    max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest uploaded file, MB")] = 2048
+    max_uploads: Annotated[int, Field(ge=1, le=10_000, description="uploads under way at the same time")] = 64
+    max_sessions: Annotated[
+        int, Field(ge=0, le=10_000, description="scans uploaded for a while (/session/) at the same time")
+    ] = 32
+    max_sessions_mb: Annotated[int, Field(ge=1, le=10_000_000, description="what they take together on disk, MB")] = (
+        8192
+    )
+    request_timeout_s: Annotated[
+        float, Field(ge=1, le=3600, description="seconds after which a request that stops arriving is ended")
+    ] = 60.0
+    allowed_hosts: Annotated[
+        str,
+        Field(
+            description="names the server answers to, with commas between, *.NAME for all below; empty: localhost "
+            "where it listens on loopback, any where it does not"
+        ),
+    ] = ""
+    allowed_origins: Annotated[
+        str,
+        Field(description="web pages (https://NAME) that may change something, with commas between; * for all"),
+    ] = ""
 
     @field_validator("tracking")
     @classmethod

@@ -109,10 +109,14 @@ def named_segments(info: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """An about-file's content; empty where there is none or it cannot be read."""
+    """An about-file's content; empty where there is none or it cannot be read.
+
+    What is no text in it is mended: a client once sent half a character as its name, the row could not be written, and
+    taking the label up again failed at every opening.
+    """
     try:
-        about = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        about = plain_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -41,7 +41,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from medai.domain.annotation import Annotation, Correction, ReviewState, standing, without_annotators
-from medai.errors import MedaiError, NotFoundError, StorageError
+from medai.errors import InputError, MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import (
     ABOUT_SUFFIX,
     FINAL,
@@ -60,7 +60,7 @@ from medai.store.annotation_schema import AnnotationRow, connect, make_tables
 from medai.store.atomic import copy_into, publish, staged_file, sweep, write_bytes, write_json
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
-from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, is_text, split_extension
 from medai.store.sqlite_engine import sqlite_url, writing
 from medai.volume_io.atomic import disk_words
 
@@ -126,6 +126,8 @@ class AnnotationLog:
         """
         state = state_folder(studies)
         self.folder = state / "annotations"
+        self.passed_over: list[str] = []
+        """Kept labels that cannot be taken up into the history, each with the reason."""
         self._now = now
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -162,6 +164,9 @@ class AnnotationLog:
         """
         check_case_id(submission.case_id)
         check_tag(submission.tag)
+        for name in ("annotator", "proposal_model", "proposal_version", "quarantine_reason"):
+            if not is_text(getattr(submission, name) or ""):
+                raise InputError(f"'{name}' is no valid Unicode text: {getattr(submission, name)[:120]!a}.")
         extension = split_extension(path.name, LABEL_EXTENSIONS)[1].lower()
         with self._lock.hold():
             annotation = self._annotation(submission, extension, sha256_of_file(path))
@@ -391,20 +396,35 @@ class AnnotationLog:
             known = set(
                 session.scalars(select(AnnotationRow.annotation_id).where(AnnotationRow.study_id == self._study_id))
             )
+        self.passed_over = []
         for case_folder in sorted(path for path in self.folder.iterdir() if path.is_dir()):
             sweep(case_folder)
             for path in label_files(case_folder):
                 if annotation_id_of(path) in known:
                     continue
-                about_path = case_folder / f"{annotation_id_of(path)}{ABOUT_SUFFIX}"
-                annotation = orphan_of(path, read_about(about_path))
                 try:
-                    self._insert(annotation, is_measured=False)
+                    self._adopt(path)
                 except StorageError:
                     # A full disk must not keep the history from being read.
-                    _logger.exception("A label of case %s has no row yet; it is tried again", annotation.case_id)
+                    _logger.exception("A label of case %a has no row yet; it is tried again", case_folder.name)
                     return
-                _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
+                except (InputError, TypeError, ValueError) as error:
+                    words = f"annotations: {case_folder.name!a}/{path.name!a} cannot be taken up: {error}"
+                    _logger.warning("%s", words)
+                    self.passed_over.append(words)
+
+    def _adopt(self, path: Path) -> None:
+        """Give one kept file its row.
+
+        Raises:
+            InputError: its folder is no case's, or what is known of it cannot be kept.
+            StorageError: the database refused.
+        """
+        check_case_id(path.parent.name)
+        about_path = path.with_name(f"{annotation_id_of(path)}{ABOUT_SUFFIX}")
+        annotation = orphan_of(path, read_about(about_path))
+        self._insert(annotation, is_measured=False)
+        _logger.warning("A label of case %s had no row in the history: taken up again", annotation.case_id)
 
     def _insert(self, annotation: Annotation, *, is_measured: bool) -> None:
         words = "written; the label's file is kept and is taken up at the next start"

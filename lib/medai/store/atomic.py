@@ -44,14 +44,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def plain_json(value: Any) -> Any:
-    """A deep copy that any JSON reader accepts: NaN and infinities become null, unknown types their text."""
+    """A deep copy that anything can keep: no NaN, no infinity, no half characters, and text for unknown types."""
     if isinstance(value, dict):
-        return {str(key): plain_json(item) for key, item in value.items()}
+        return {whole_text(str(key)): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain_json(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
+    return value if value is None or isinstance(value, int) else whole_text(str(value))
+
+
+def whole_text(text: str) -> str:
+    """The text with every lone surrogate, which no file, database or log takes, replaced by U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @contextlib.contextmanager

@@ -6,11 +6,12 @@ writes outside the study) and cuts ids at the first dot (any DICOM UID becomes "
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from medai.errors import InputError
+from medai.errors import ConflictError, InputError
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 """Scans in one file each: what a client can download whole. ``medai import`` turns everything else into one of them."""
@@ -18,6 +19,8 @@ IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 LABEL_EXTENSIONS = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".mha", ".json")
 """What a label may be stored as; the longest ending that fits counts."""
 
+_UNSEEN = ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{kind}{n}" for kind in ("com", "lpt") for n in range(1, 10))})
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _LONGEST_ID_BYTES = 200  # a file name may have 255 bytes; extension and temporary prefix need some
 
@@ -45,6 +48,50 @@ def check_case_id(case_id: str) -> str:
     return case_id
 
 
+def check_new_case_id(case_id: str, known: Iterable[str]) -> str:
+    """Return the id where a new case may have it; stricter than what an existing study may hold.
+
+    A study moves: to a Windows machine, a share that does not tell cases apart, a Mac that writes letters with their
+    accents apart. Two ids that are one there would be one file.
+
+    Args:
+        case_id: the id.
+        known: the ids of the study.
+
+    Raises:
+        InputError: as ``check_case_id``, or a name that Windows cannot have, or a character that cannot be seen.
+        ConflictError: an id of the study differs from it only in case, or in how a letter is written.
+    """
+    shown = f"{case_id[:120]!a}"
+    check_case_id(case_id)
+    if any(unicodedata.category(c) in _UNSEEN for c in case_id) or any(c in '<>:"|?*' for c in case_id):
+        raise InputError(
+            f'A new case id cannot hold a character that cannot be seen, or one of <>:"|?*, this one is {shown}. '
+            "Use letters, digits, spaces, dots, - and _."
+        )
+    if case_id.partition(".")[0].rstrip().lower() in _DEVICES or case_id[-1] in ". " or case_id[0] == " ":
+        raise InputError(f"Windows cannot have a file named {shown}: choose another case id.")
+    folded = _folded(case_id)
+    same = next((other for other in known if other != case_id and _folded(other) == folded), None)
+    if same is not None:
+        raise ConflictError(
+            f"The study has a case {same[:120]!a} already, which is the same name as {shown} on a disk that does not "
+            "tell upper from lower case. Give this one another id."
+        )
+    return case_id
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is valid Unicode; one on the disk that is no UTF-8 is not."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_tag(tag: str) -> str:
     """Return the tag where it can be a folder below ``labels/``.
 
@@ -56,6 +103,11 @@ def check_tag(tag: str) -> str:
             f"A label tag is 1 to 64 letters, digits, _ or -, for example 'final'; this one is {ascii(tag)[:120]}."
         )
     return tag
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _folded(case_id: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", case_id).casefold())
 
 
 def split_extension(file_name: str, extensions: Sequence[str]) -> tuple[str, str]:

@@ -147,6 +147,18 @@ def _info(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"ts": int(time.time()), **(record.get("info") or {}), "name": name}
 
 
+def unusable_scan(name: str, extensions: Sequence[str]) -> str:
+    """Why a file in the study's folder is no case though it ends like a scan; "" where there is no such reason."""
+    split = find_extension(name, extensions)
+    if split is None or name.lower().endswith(".seg.nrrd"):
+        return ""
+    try:
+        check_case_id(split[0])
+    except InputError as error:
+        return f"{error} Rename the file {name!a}."
+    return ""
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def _is_valid(case_id: str) -> bool:
     """Asked for every scan whenever the folder changes; cached, it also warns but once."""

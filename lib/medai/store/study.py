@@ -33,9 +33,17 @@ from medai.store.index_edits import entry_view, with_image_info, with_label, wit
 from medai.store.layout import state_folder
 from medai.store.listing import FolderListing
 from medai.store.locks import ExclusiveLock
-from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
+from medai.store.names import (
+    IMAGE_EXTENSIONS,
+    LABEL_EXTENSIONS,
+    check_case_id,
+    check_new_case_id,
+    check_tag,
+    is_text,
+    split_extension,
+)
 from medai.store.pending import PendingLabel
-from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, with_found_files
+from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, unusable_scan, with_found_files
 from medai.store.study_index import DamagedIndexError, RawIndex, StudyIndex
 
 FINAL = "final"
@@ -149,6 +157,18 @@ class StudyStore:
 
         return counting_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag), without=without)
 
+    def passed_over(self) -> list[str]:
+        """Files of the study whose names cannot be used, each with the reason; nothing is lost, nothing shows them."""
+        raw = self._raw()
+        with self._snapshot_lock:
+            names = self._listing(self._images_folder(raw)).files()
+            found = [problem for name in names if (problem := unusable_scan(name, self.extensions))]
+            labels_folder = self._labels_folder(raw)
+            for tag in self._listing(labels_folder).folders():
+                unusable = [tag] if not is_text(tag) else self._listing(labels_folder / tag).files()
+                found += (f"labels: {name!a} is no UTF-8 name: rename it." for name in unusable if not is_text(name))
+        return sorted(found)
+
     def status(self) -> dict[str, Any]:
         """Number of cases, of completed ones, and of labels by tag, in MONAI Label's words."""
         tags: dict[str, int] = {}
@@ -199,8 +219,10 @@ class StudyStore:
         with staged_file(self._images_folder() / (case_id + extension)) as staged:
             copy_into(path, staged)
             with self._lock.hold():
-                known = self._snapshot().get(case_id)
+                cases = self._snapshot()
+                known = cases.get(case_id)
                 if known is None:
+                    check_new_case_id(case_id, cases)
                     publish(staged, self._images_folder() / (case_id + extension))
                 elif not filecmp.cmp(staged, self._images_folder() / known.file_name, shallow=False):
                     raise ConflictError(
@@ -353,7 +375,7 @@ class StudyStore:
         with self._snapshot_lock:
             images = self._listing(self._images_folder(raw)).files()
             labels_folder = self._labels_folder(raw)
-            tags = sorted(self._listing(labels_folder).folders())
+            tags = sorted(tag for tag in self._listing(labels_folder).folders() if is_text(tag))
             label_names = {tag: self._listing(labels_folder / tag).files() for tag in tags}
             sources = (raw, images, *label_names.values())
             same = len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))

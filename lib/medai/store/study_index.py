@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medai.errors import StorageError
-from medai.store.atomic import publish, staged_file, write_bytes
+from medai.store.atomic import plain_json, publish, staged_file, write_bytes
 from medai.store.layout import state_folder
 from medai.store.listing import SETTLED_AFTER_S
 
@@ -25,6 +26,9 @@ BACKUP_NAME = "datastore_v2.backup.json"
 
 RawIndex = dict[str, Any]
 """The file's content; treated as read-only once loaded, changes are made on copies."""
+
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+"""How a lone surrogate can stand in JSON; pairs of them and nothing else are found too."""
 
 _logger = logging.getLogger(__name__)
 
@@ -137,14 +141,20 @@ def new_index() -> RawIndex:
 def _parse(content: bytes, path: Path) -> RawIndex:
     try:
         raw = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedIndexError(f"{path} is damaged and was left as it is: {error}.") from error
     if not isinstance(raw, dict) or not isinstance(raw.setdefault("objects", {}), dict):
         raise DamagedIndexError(f"{path} is damaged and was left as it is: it holds no table of objects.")
     for case_id, entry in raw["objects"].items():
         if not _is_entry(entry):
             raise DamagedIndexError(f"{path} is damaged and was left as it is: the entry of {case_id!r} has no image.")
-    return raw
+    return raw if not _HALF_CHARACTER.search(content) else _mended(raw)
+
+
+def _mended(raw: RawIndex) -> RawIndex:
+    """The index without half characters in what is said of cases; ids are left, they are file names."""
+    objects = {case_id: plain_json(entry) for case_id, entry in raw["objects"].items()}
+    return {**plain_json({key: value for key, value in raw.items() if key != "objects"}), "objects": objects}
 
 
 def _is_entry(entry: Any) -> bool:

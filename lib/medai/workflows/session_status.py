@@ -81,6 +81,7 @@ class SessionStatus:
         queue: the cases that would come next.
         at_work: annotators with a case, longest first.
         skipped: by annotator, what they have passed over and still waits.
+        passed_over: files of the study that nothing uses, each with the reason and what to do.
     """
 
     total: int
@@ -95,6 +96,7 @@ class SessionStatus:
     queue: Sequence[QueuedCase]
     at_work: Sequence[AtWork]
     skipped: Mapping[str, Sequence[str]]
+    passed_over: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -117,11 +119,12 @@ def study_status(studies: Path, *, strategy: str = DEFAULT_STRATEGY, queue_lengt
     study = StudyStore(studies, read_only=True)
     scores = ScoreStore(study.folder)
     annotations: list[Annotation] = []
+    passed_over: list[str] = []
     try:
         if has_history(study.folder):
             log = AnnotationLog(study.folder)
             try:
-                annotations = log.all()
+                annotations, passed_over = log.all(), log.passed_over
             finally:
                 log.close()
         cost = cost_of(annotations)
@@ -132,7 +135,13 @@ def study_status(studies: Path, *, strategy: str = DEFAULT_STRATEGY, queue_lengt
             patients=PatientIndex(study.folder),
             cost=lambda: cost,
         )
-        return session_status(queue, open_registry(study.folder), strategy=strategy, queue_length=queue_length)
+        return session_status(
+            queue,
+            open_registry(study.folder),
+            strategy=strategy,
+            queue_length=queue_length,
+            passed_over=passed_over,
+        )
     finally:
         scores.close()
 
@@ -143,6 +152,7 @@ def session_status(
     *,
     strategy: str = DEFAULT_STRATEGY,
     queue_length: int = QUEUE_LENGTH,
+    passed_over: Sequence[str] = (),
     now: Callable[[], float] = time.time,
 ) -> SessionStatus:
     """The status of a session.
@@ -152,6 +162,7 @@ def session_status(
         registry: the study's models with their history.
         strategy: by which the queue is shown.
         queue_length: how much of it.
+        passed_over: kept labels that the history cannot take up; the study's own files are added.
         now: the clock, seconds since 1970.
 
     Raises:
@@ -181,6 +192,7 @@ def session_status(
         queue=[QueuedCase(case_id=case_id, reason=explain(pool, case_id)) for case_id in next_cases],
         at_work=_at_work(queue.reservations, now()),
         skipped=_waiting_skips(queue.reservations, open_cases),
+        passed_over=[*study.passed_over(), *passed_over],
     )
 
 
