@@ -63,8 +63,8 @@ LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 
 SESSION_CLEANING_S = 300.0
-FORM_LIMITS: dict[str, int] = {"max_files": 4, "max_fields": 32, "max_part_size": LARGEST_PLAIN_BYTES}
-"""Of every form; a route that takes more files says so."""
+MOST_FILES, MOST_FIELDS = 4, 32
+"""Of a form; a route that takes more files says so (``form_limits``)."""
 
 
 @asynccontextmanager
@@ -130,7 +130,7 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
         docs_url="/docs",
         redoc_url=None,
-        form_limits=FORM_LIMITS,
+        form_limits={"max_files": MOST_FILES, "max_fields": MOST_FIELDS, "max_part_size": LARGEST_PLAIN_BYTES},
     )
     options = ServerSettings.from_conf(platform.MONAI_LABEL_APP_CONF)
     app.state.uploads = UploadSlots(count=options.max_uploads, largest_bytes=options.max_upload_mb << 20)

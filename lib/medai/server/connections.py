@@ -53,13 +53,23 @@ class BoundedProtocol(_Protocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes; those that complete no request are counted and timed."""
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._has_request():
             self._unwatch_headers()
             return
         self._watch_headers()
         self._header_bytes += len(data)
-        if self.cycle is None and self._header_bytes > LARGEST_HEADERS and not self.transport.is_closing():
+        if self._header_bytes > LARGEST_HEADERS and not self._has_answered() and not self.transport.is_closing():
             self.transport.abort()
+
+    def _has_request(self) -> bool:
+        """Whether a request is being answered."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _has_answered(self) -> bool:
+        """Whether what arrives may be the rest of a request that was answered before it was there."""
+        cycle: Any = self.cycle
+        return cycle is not None
 
     def _watch_headers(self) -> None:
         if self._headers_timer is None:
@@ -73,7 +83,5 @@ class BoundedProtocol(_Protocol):
 
     def _end_half_sent(self) -> None:
         self._headers_timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
-            return
-        if not self.transport.is_closing():
+        if not self._has_request() and not self.transport.is_closing():
             self.transport.close()

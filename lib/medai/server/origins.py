@@ -130,8 +130,8 @@ def is_loopback_name(name: str) -> bool:
 
 def _listens_on_loopback(scope: Scope) -> bool:
     """Whether the connection came in at an address of this machine alone."""
-    server = scope.get("server")
-    return bool(server) and server[1] is not None and is_loopback_name(str(server[0]).lower())
+    host, port = scope.get("server") or ("", None)
+    return port is not None and is_loopback_name(str(host).lower())
 
 
 def _split_port(host: str) -> tuple[str, int | None] | None:
