@@ -1,7 +1,7 @@
 """Every route with a body of ours: its size is bounded, and its text is text.
 
-A body is read through a bound: ``max_upload_mb`` where files are uploaded, one megabyte for everything else. Who asks is
-known by then (``access.CheckedRoute``), so that nobody without a login makes the server take in a file.
+A body is read through a bound: ``max_upload_mb`` where files are uploaded, one megabyte for everything else. Who asks
+is known by then (``access.CheckedRoute``), so that nobody without a login makes the server take in a file.
 
 Runs on the event loop alone; nothing here blocks but decoding at most a megabyte of text.
 """

@@ -8,6 +8,8 @@ import ipaddress
 import logging
 import logging.handlers
 import os
+import re
+import resource
 import shutil
 import socket
 import threading
@@ -35,6 +37,10 @@ LONGEST_SHUTDOWN_S = 14.0
 """After this the process leaves, whatever still runs: all that was acknowledged is on disk."""
 KEEP_ALIVE_S = 30
 _BACKLOG = 128
+_OPEN_FILES = 16_384
+"""Open files the server may have, where the system lets it: connections, uploads, memory maps of scans."""
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,15 +170,27 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+class OneLineFormatter(logging.Formatter):
+    """A log's lines: what a client wrote can neither begin one of its own nor move the terminal's cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        """The line, with control characters as Python writes them; a traceback follows on lines of its own."""
+        return _CONTROLS.sub(lambda found: ascii(found.group())[1:-1], super().formatMessage(record))
+
+
 def _start_log(folder: Path) -> None:
     """Keep the server's log beside the study: ids and versions, never a patient's name."""
     # OpenVINO's converter gives a root logger without handlers one of its own, which prints messages unformatted.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     handler = logging.handlers.RotatingFileHandler(
-        folder / "logs" / "server.log", maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8"
+        folder / "logs" / "server.log",
+        maxBytes=LOG_BYTES,
+        backupCount=LOG_FILES,
+        encoding="utf-8",
+        errors="backslashreplace",
     )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"))
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"))
     for name in ("medai", "uvicorn.error"):
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
@@ -186,8 +204,21 @@ def _leave_anyway() -> None:
     os._exit(0)
 
 
+def _raise_file_limit() -> None:
+    """Let the process have more files open than the 1,024 that systems start with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _serve(listener: socket.socket, *, url: str, on_ready: Callable[[str], None] | None) -> None:
     import uvicorn
+
+    from medai.server.connections import BoundedProtocol
+
+    _raise_file_limit()
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -206,6 +237,7 @@ def _serve(listener: socket.socket, *, url: str, on_ready: Callable[[str], None]
 
     config = uvicorn.Config(
         "medai.server.asgi:app",
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
