@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class ReviewState(StrEnum):
@@ -13,6 +14,24 @@ class ReviewState(StrEnum):
     OPEN = ""
     APPROVED = "approved"
     FLAGGED = "flagged"
+
+    @classmethod
+    def of(cls, word: object) -> ReviewState:
+        """The verdict that a reviewer's word stands for; others ("segmented", "in progress") are none."""
+        known = {state.value: state for state in cls}
+        return known.get(str(word or "").strip().lower(), cls.OPEN)
+
+
+def review_in(info: Mapping[str, Any]) -> tuple[ReviewState, str]:
+    """What 3D Slicer's MONAILabelReviewer has written into a label's info, and who; open where it wrote nothing.
+
+    Args:
+        info: of the label, as MONAI Label keeps it.
+    """
+    meta = info.get("segmentationMeta")
+    if not isinstance(meta, Mapping):
+        return ReviewState.OPEN, ""
+    return ReviewState.of(meta.get("status")), str(meta.get("approvedBy") or "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

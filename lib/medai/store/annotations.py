@@ -88,6 +88,7 @@ class Submission:
         quarantine_reason: what is wrong with it at first sight.
         is_measured: nothing is left to be found out about it.
         info: kept with the study's own label; the segments' names in it (``label_info``) stay with the annotation.
+        submitted_at_s: when, seconds since 1970; None: now.
     """
 
     case_id: str
@@ -102,6 +103,7 @@ class Submission:
     quarantine_reason: str = ""
     is_measured: bool = False
     info: Mapping[str, Any] = field(default_factory=dict)
+    submitted_at_s: float | None = None
 
 
 def has_history(studies: Path) -> bool:
@@ -185,6 +187,29 @@ class AnnotationLog:
         """Keep a label that the study has already, or is not to have; see ``submitting``."""
         with self.submitting(submission, path) as annotation:
             return annotation
+
+    def record_found(
+        self, submission: Submission, path: Path, *, sha256: str, again: bool = False
+    ) -> Annotation | None:
+        """Keep a label that came into the study past medai, unless it is known by now.
+
+        Args:
+            submission: what is known of it.
+            path: the study's file.
+            sha256: of the file as it was read for ``submission``.
+            again: keep it also where the latest label of the case is the same file: more is known of it now.
+
+        Returns:
+            The annotation; None where the history has the label, or the file was replaced since.
+        """
+        with self._lock.hold():
+            # A submission that a kill has cut off puts its label into the study yet.
+            if any((self.folder / submission.case_id).glob(f"*{ABOUT_SUFFIX}")) or sha256_of_file(path) != sha256:
+                return None
+            known = self.current(submission.case_id, submission.tag)
+            if known is not None and known.sha256 == sha256 and not again:
+                return None
+            return self.record(submission, path)
 
     def finish_interrupted(self, save: Callable[[Annotation, Path, Mapping[str, Any]], None]) -> int:
         """Put labels into the study whose submission a kill has cut off after they were kept.
@@ -349,7 +374,8 @@ class AnnotationLog:
     def _annotation(self, submission: Submission, extension: str, sha256: str) -> Annotation:
         latest = self.of_case(submission.case_id)
         # A clock that was set back must not put a new label behind an old one.
-        now = max(self._now(), latest[-1].submitted_at_s + 1e-3 if latest else 0.0)
+        said = self._now() if submission.submitted_at_s is None else submission.submitted_at_s
+        now = max(said, latest[-1].submitted_at_s + 1e-3 if latest else 0.0)
         annotation_id = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
         return Annotation(
             annotation_id=annotation_id,

@@ -22,10 +22,17 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyLabel:
-    """One label of a case: the extension of its file and what is known about it."""
+    """One label of a case.
+
+    Attributes:
+        extension: of its file.
+        info: what is known about it.
+        rivals: names of other label maps that lie there for the same case and tag.
+    """
 
     extension: str
     info: Mapping[str, Any]
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,7 @@ def build_snapshot(
             case_id=case_id,
             extension=image_extensions[case_id],
             info=_info(entry["image"], case_id + image_extensions[case_id]),
-            labels=found_labels.get(case_id, {}) | _indexed_labels(case_id, entry, label_names),
+            labels=_labels(case_id, entry, found_labels.get(case_id, {}), label_names),
         )
     return cases
 
@@ -120,27 +127,38 @@ def _found_images(names: frozenset[str], extensions: Sequence[str]) -> dict[str,
 
 def _found_labels(
     label_names: Mapping[str, frozenset[str]], case_ids: Mapping[str, str]
-) -> dict[str, dict[str, StudyLabel]]:
-    found: dict[str, dict[str, StudyLabel]] = {}
+) -> dict[str, dict[str, list[str]]]:
+    """The extensions of the labels' files by case and tag; outlines before boxes, else by name."""
+    found: dict[str, dict[str, list[str]]] = {}
     for tag, names in label_names.items():
-        for name in sorted(names):
+        for name in sorted(names, key=lambda name: (name.endswith(".json"), name)):
             for extension in LABEL_EXTENSIONS:
                 case_id = name[: -len(extension)]
                 if name.endswith(extension) and case_id in case_ids:
-                    label = StudyLabel(extension=extension, info=_info({}, name))
-                    found.setdefault(case_id, {}).setdefault(tag, label)
+                    found.setdefault(case_id, {}).setdefault(tag, []).append(extension)
                     break
     return found
 
 
-def _indexed_labels(
-    case_id: str, entry: Mapping[str, Any], label_names: Mapping[str, frozenset[str]]
+def _labels(
+    case_id: str,
+    entry: Mapping[str, Any],
+    found: Mapping[str, Sequence[str]],
+    label_names: Mapping[str, frozenset[str]],
 ) -> dict[str, StudyLabel]:
-    return {
-        tag: StudyLabel(extension=label.get("ext", ""), info=_info(label, case_id + label.get("ext", "")))
+    """The labels of a case by tag: the file that the index names where it is there, else the first that was found."""
+    indexed = {
+        tag: label
         for tag, label in entry.get("labels", {}).items()
         if case_id + label.get("ext", "") in label_names.get(tag, ())
     }
+    labels = {}
+    for tag in {**found, **indexed}:
+        extensions, record = found.get(tag, ()), indexed.get(tag, {})
+        extension = record["ext"] if "ext" in record else extensions[0]
+        rivals = tuple(case_id + other for other in extensions if other not in (extension, ".json"))
+        labels[tag] = StudyLabel(extension=extension, info=_info(record, case_id + extension), rivals=rivals)
+    return labels
 
 
 def _info(record: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -139,6 +139,10 @@ class StudyStore:
         label = self._label(case_id, tag)
         return (self._label_folder(tag) / (case_id + label.extension)).resolve()
 
+    def rival_labels(self, case_id: str, tag: str) -> tuple[str, ...]:
+        """Names of other files that lie there as the same label, so that nobody knows which one is meant."""
+        return self._label(case_id, tag).rivals
+
     def label_info(self, case_id: str, tag: str) -> dict[str, Any]:
         """What is known about a label, as it was saved, with ``name`` (its file) and ``ts`` (when, seconds)."""
         info: dict[str, Any] = plain_json(dict(self._label(case_id, tag).info))
@@ -149,7 +153,7 @@ class StudyStore:
         # Late: the database's library is loaded only where a study has a history.
         from medai.store.withheld import withheld_labels
 
-        return withheld_labels(self.folder, tag, lambda case_id: self.labels(case_id).get(tag))
+        return withheld_labels(self.folder, tag, self._snapshot(), lambda case_id: self.labels(case_id).get(tag))
 
     def counting_labels(self, tag: str = FINAL, *, without: Collection[str] = ()) -> dict[str, tuple[Path, ...]]:
         """Case to the files of the labels that count, where several people have labelled it (``store.withheld``)."""
@@ -300,6 +304,14 @@ class StudyStore:
         with self._lock.hold():
             self._label(case_id, tag)
             self._change(lambda raw: with_label_info(raw, case_id, tag, info))
+
+    def replace_label_info(self, case_id: str, tag: str, info: Mapping[str, Any]) -> None:
+        """Forget what was known about a label: its file is another one now."""
+        self._check_writable()
+        with self._lock.hold():
+            label = self._label(case_id, tag)
+            known = plain_json({"ts": int(time.time()), **info, "name": case_id + label.extension})
+            self._change(lambda raw: with_label(raw, case_id, tag, label.extension, known))
 
     def refresh(self) -> None:
         """Look at the folder again and record newly found files in the index."""

@@ -1,31 +1,48 @@
-"""Which of a study's labels training may learn from: what the history says of them.
-
-A label that was put into the study past the server is not the one that the history knows; it counts as it is.
-"""
+"""Which of a study's labels training may learn from: what the history, a reviewer and the folder say of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from medai.domain.annotation import Annotation
+from medai.domain.annotation import Annotation, ReviewState, review_in
 from medai.errors import NotFoundError
 from medai.store.annotation_files import sha256_of_file
 from medai.store.annotations import AnnotationLog, has_history
+from medai.store.snapshot import StudyCase
 
 
-def withheld_labels(studies: Path, tag: str, label_path: Callable[[str], Path | None]) -> dict[str, str]:
+def withheld_labels(
+    studies: Path, tag: str, cases: Mapping[str, StudyCase], label_path: Callable[[str], Path | None]
+) -> dict[str, str]:
     """Case to the reason why its label is kept from training.
+
+    Quarantined or flagged in the history; flagged by 3D Slicer's reviewer in the study's own index, also where stock
+    MONAI Label wrote it; or one of two files, of which nobody can say which one is meant. A label that the history does
+    not know is not the one that somebody doubted there.
 
     Args:
         studies: the study folder.
         tag: which labels.
+        cases: what the study holds.
         label_path: the study's label of a case, None where it has none.
-
-    Returns:
-        Nothing for a study without a history. A label that was put into the study past the server is not the one that
-        somebody doubted, and is not withheld.
     """
+    labels = {case_id: case.labels[tag] for case_id, case in cases.items() if tag in case.labels}
+    reasons = {case_id: _reason(each) for case_id, each in _doubted(studies, tag, label_path).items()}
+    for case_id, label in labels.items():
+        state, by = review_in(label.info)
+        if state is ReviewState.FLAGGED:
+            reasons.setdefault(case_id, _flagged(by))
+        if label.rivals:
+            names = " and ".join((case_id + label.extension, *label.rivals))
+            reasons.setdefault(
+                case_id, f"{names} lie side by side as its label '{tag}': keep the right one and move the others away"
+            )
+    return reasons
+
+
+def _doubted(studies: Path, tag: str, label_path: Callable[[str], Path | None]) -> dict[str, Annotation]:
+    """The labels that the history withholds, by case, as far as they are the study's labels still."""
     if not has_history(studies):
         return {}
     log = AnnotationLog(studies)
@@ -33,7 +50,7 @@ def withheld_labels(studies: Path, tag: str, label_path: Callable[[str], Path | 
         withheld = [annotation for annotation in log.withheld() if annotation.tag == tag]
     finally:
         log.close()
-    return {each.case_id: _reason(each) for each in withheld if _is_there(each, label_path)}
+    return {each.case_id: each for each in withheld if _is_there(each, label_path)}
 
 
 def counting_labels(
@@ -79,5 +96,9 @@ def _reason(annotation: Annotation) -> str:
             f"quarantined: {annotation.quarantine_reason}; "
             f"'medai annotations STUDIES --release {annotation.annotation_id}' lets it train"
         )
-    by = f" by {annotation.review_by}" if annotation.review_by else ""
-    return f"flagged{by} in review; approve it in 3D Slicer's MONAILabelReviewer, or submit a better one"
+    return _flagged(annotation.review_by)
+
+
+def _flagged(by: str) -> str:
+    words = f" by {by}" if by else ""
+    return f"flagged{words} in review; approve it in 3D Slicer's MONAILabelReviewer, or submit a better one"
