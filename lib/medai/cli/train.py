@@ -156,6 +156,7 @@ def _retrain(
     from medai.store.study import StudyStore
     from medai.workflows.annotation_history import recorded_annotations
     from medai.workflows.families import CLICK_TASK, family_of
+    from medai.workflows.found_labels import look_for_labels
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
     from medai.workflows.run_tracking import resolve_tracking, trackers_for
@@ -169,8 +170,10 @@ def _retrain(
         def show(step: RetrainProgress) -> None:
             bar.update(shown, completed=step.epoch, total=max(1, step.total_epochs), description=step.describe())
 
+        study = StudyStore(studies)
+        look_for_labels(study)
         report = retrain(
-            StudyStore(studies),
+            study,
             open_registry(studies, keep=keep or DEFAULT_KEEP),
             config,
             on_progress=show,

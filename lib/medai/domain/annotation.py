@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+UNUSABLE = "it cannot be used as it lies in the study"
+"""How the reason begins why a label is withheld that was put into the study and cannot be read."""
+
 
 class ReviewState(StrEnum):
     """What a reviewer says of a label; the words of 3D Slicer's MONAILabelReviewer."""

@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medai.domain.annotation import Annotation, ReviewState
-from medai.errors import ForbiddenError, MedaiError
+from medai.errors import ConflictError, ForbiddenError, MedaiError
 from medai.server.infer_request import InferReply, Proposes
 from medai.server.uploads import CheckedLabel
 from medai.store.annotation_files import sha256_of_file
@@ -29,8 +29,11 @@ from medai.store.annotations import AnnotationLog, Submission
 from medai.store.proposals import ProposalPart, ProposalStore, RememberedProposal
 from medai.store.reservations import Reservations
 from medai.store.study import StudyStore
-from medai.volume_io.readers import read_label_map
 from medai.workflows.annotation_measures import AnnotationMeasurer, RecordedScans, label_volume_ml
+from medai.workflows.found_labels import FOUND_TAGS, FoundLabels, PassingScans
+
+FOUND_AT_ONCE = 5
+"""Labels that were put into the study, taken up before what was submitted meanwhile has its turn."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,9 @@ class AnnotationRecorder:
         self._study = study
         self._reservations = reservations
         self._measures = AnnotationMeasurer(self.log, study, scans)
+        self._found = FoundLabels(self.log, study, self._measures)
+        # Checked once and for all: no room in the cache for them.
+        self._found_measures = AnnotationMeasurer(self.log, study, PassingScans(held=scans))
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-proposals")
         self._measurer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-measures")
 
@@ -85,6 +91,7 @@ class AnnotationRecorder:
             logger.warning("%d interrupted submissions were completed", saved)
         for annotation in self.log.unmeasured():
             self._measurer.submit(self._measure, annotation.annotation_id)
+        self.look_on()
 
     def close(self) -> None:
         """Write down the proposals; what is not measured yet is measured at the next start."""
@@ -127,6 +134,8 @@ class AnnotationRecorder:
         Raises:
             StorageError: disk or database refused; the label the study had is still there.
         """
+        # A label that was put there by hand would be overwritten unseen.
+        self.look([case_id])
         proposal = None if checked.label_map is None else self._proposal(case_id, client_id)
         submission = Submission(
             case_id=case_id,
@@ -157,26 +166,39 @@ class AnnotationRecorder:
 
         Raises:
             ForbiddenError: this login may not judge labels, or not this one, its own.
+            ConflictError: two files are this label.
         """
-        known = {state.value: state for state in ReviewState}
         # The reviewer's other words ("in progress") say nothing about training.
-        state = known.get(str(status or "").strip().lower(), ReviewState.OPEN)
+        state = ReviewState.of(status)
         path = self._study.label_path(case_id, tag)
+        self.look([case_id], tags=(tag,))
         annotation = self.log.current(case_id, tag)
-        is_known = annotation is not None and annotation.sha256 == sha256_of_file(path)
+        if annotation is None or annotation.sha256 != sha256_of_file(path):
+            raise ConflictError(
+                f"Nobody can say which file is the label '{tag}' of '{case_id}': keep one of them in labels/{tag}, "
+                "move the others away, and review it again."
+            )
         if by.is_login:
-            info = self._study.label_info(case_id, tag)
-            author = annotation.annotator if annotation and is_known else str(info.get("user") or "")
-            present = annotation.review if annotation and is_known else ReviewState.OPEN
-            if state is present:
+            if state is annotation.review:
                 # The reviewer module sends level and comment with the status that stands.
                 return state
-            by.check(author, present=present, wanted=state)
-        if annotation is None or not is_known:
-            annotation = self._record_found(case_id, tag, path)
+            user = self._study.label_info(case_id, tag).get("user")
+            author = by.name if by.name == user else annotation.annotator
+            by.check(author, present=annotation.review, wanted=state)
         self.log.set_review(annotation.annotation_id, state, by.name)
         logger.info("Label '%s' of %s is %s", tag, case_id, state.value or "open again")
         return state
+
+    def look(self, case_ids: Collection[str], *, tags: Collection[str] = FOUND_TAGS) -> None:
+        """Take labels of these cases into the history that came into the study past the server."""
+        self._later(self._found.look(case_ids, tags=tags))
+
+    def look_on(self, wait_s: float = 0.0) -> None:
+        """Look for such labels everywhere, a few at a time between what was submitted; wait a moment for the first."""
+        with contextlib.suppress(RuntimeError, TimeoutError):  # the server is closing, or it takes longer
+            look = self._measurer.submit(self._look_further)
+            if wait_s:
+                look.result(timeout=wait_s)
 
     def forget_case(self, case_id: str) -> None:
         """Drop the proposals of a scan that was deleted; its labels stay in the history."""
@@ -204,24 +226,29 @@ class AnnotationRecorder:
         # A case that was opened by its name: since the model's answer.
         return max(0.0, time.time() - proposal.since_s) if proposal else None
 
-    def _measure(self, annotation_id: str) -> None:
+    def _measure(self, annotation_id: str, measures: AnnotationMeasurer | None = None) -> None:
         try:
-            self._measures.measure(annotation_id)
+            (measures or self._measures).measure(annotation_id)
         except Exception:
             # This thread serves every later label too.
             logger.exception("Measuring annotation %s failed", annotation_id)
 
-    def _record_found(self, case_id: str, tag: str, path: Path) -> Annotation:
-        label_map = None if path.suffix == ".json" else read_label_map(path)
-        submission = Submission(
-            case_id=case_id,
-            tag=tag,
-            nodules=len(label_map.segments) if label_map else 0,
-            volume_ml=label_volume_ml(label_map),
-            is_measured=True,
-            info=self._study.label_info(case_id, tag),
-        )
-        return self.log.record(submission, path)
+    def _look_further(self) -> None:
+        try:
+            found = self._found.look(most=FOUND_AT_ONCE)
+        except Exception:
+            # This thread measures every later label too.
+            logger.exception("Looking for labels that were put into the study failed")
+            return
+        self._later(found)
+        if len(found) == FOUND_AT_ONCE:
+            self.look_on()
+
+    def _later(self, found: Iterable[Annotation]) -> None:
+        """Check labels that were found, behind what was submitted meanwhile."""
+        with contextlib.suppress(RuntimeError):  # the server is closing: they are checked at the next start
+            for annotation in found:
+                self._measurer.submit(self._measure, annotation.annotation_id, self._found_measures)
 
     def _put_back(self, annotation: Annotation, path: Path, info: Mapping[str, Any]) -> None:
         self._study.save_label(annotation.case_id, path, annotation.tag, info)

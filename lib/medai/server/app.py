@@ -343,6 +343,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def _submitted_label(self, case_id: str) -> LabelMap | None:
         """What was submitted for a case, with its annotator's names; None where nothing was, or boxes alone."""
+        self.annotations.look([case_id])
         path = self.study.labels(case_id).get(FINAL)
         return None if path is None or path.suffix == ".json" else read_submitted(self.study, case_id).label_map
 

@@ -19,6 +19,9 @@ router = APIRouter(prefix="/medai/status", tags=["Status"], route_class=CheckedR
 
 LONGEST_QUEUE = 200
 
+LOOK_S = 1.0
+"""How long labels that were just put into the study are waited for; later ones are in the next answer."""
+
 
 @router.get("")
 async def status(
@@ -31,6 +34,7 @@ async def status(
 def _status(app: MedaiApp, strategy: str, queue_length: int) -> dict[str, Any]:
     if not 0 <= queue_length <= LONGEST_QUEUE:
         raise InputError(f"'queue' is {queue_length}; it takes 0 to {LONGEST_QUEUE} cases.")
+    app.annotations.look_on(LOOK_S)
     return session_status(
         app.queue,
         app.models,

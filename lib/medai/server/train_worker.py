@@ -71,6 +71,7 @@ def main(source: IO[str] = sys.stdin) -> int:
 def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> int:
     from medai.store.study import StudyStore
     from medai.workflows.annotation_history import recorded_annotations
+    from medai.workflows.found_labels import look_for_labels
     from medai.workflows.models import open_registry
     from medai.workflows.retrain import RetrainConfig, RetrainProgress, retrain
     from medai.workflows.run_tracking import trackers_for
@@ -83,8 +84,10 @@ def _train(job: TrainJob, stop: threading.Event, for_good: threading.Event) -> i
             said = progress.describe()
             _say(said)
 
+    study = StudyStore(job.studies)
+    look_for_labels(study, should_stop=stop.is_set)
     report = retrain(
-        StudyStore(job.studies),
+        study,
         open_registry(job.studies, keep=job.keep_models, keep_mb=job.keep_models_mb or None),
         RetrainConfig(epochs=job.epochs, device=job.device, seed=job.seed, processes=job.processes),
         on_progress=tell,

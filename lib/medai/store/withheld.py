@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from medai.domain.annotation import Annotation, ReviewState, review_in
+from medai.domain.annotation import UNUSABLE, Annotation, ReviewState, review_in
 from medai.errors import NotFoundError
 from medai.store.annotation_files import sha256_of_file
 from medai.store.annotations import AnnotationLog, has_history
@@ -91,6 +91,8 @@ def _is_there(annotation: Annotation, label_path: Callable[[str], Path | None]) 
 
 
 def _reason(annotation: Annotation) -> str:
+    if annotation.quarantine_reason.startswith(UNUSABLE):
+        return f"{annotation.quarantine_reason} Submit it again, or put a usable file in its place"
     if annotation.quarantine_reason:
         return (
             f"quarantined: {annotation.quarantine_reason}; "

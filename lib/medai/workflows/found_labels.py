@@ -5,8 +5,8 @@ study's index says, its segments' names, a reviewer's verdict, and what is wrong
 another label, and what the index said of the former one no longer counts. A file is read once; afterwards a look costs
 a ``stat``.
 
-Threads: one look at a time; the history's lock keeps out a submission under way. Lock order: this one, the history's,
-the study's.
+Threads: one label is looked at at a time; the history's lock keeps out a submission under way. Lock order: this one,
+the history's, the study's.
 """
 
 from __future__ import annotations
@@ -15,28 +15,32 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medai.domain import LabelMap
-from medai.domain.annotation import Annotation, ReviewState, review_in
+from medai.domain import LabelMap, Volume
+from medai.domain.annotation import UNUSABLE, Annotation, ReviewState, review_in
 from medai.errors import MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import sha256_of_file
 from medai.store.annotations import AnnotationLog, Submission
 from medai.store.study import FINAL, StudyStore
+from medai.volume_io.readers import read_volume
 from medai.workflows.annotation_measures import AnnotationMeasurer, RecordedScans, label_volume_ml
 from medai.workflows.labelled_scans import BOXES_TAG, boxes_of_markups
 from medai.workflows.submitted_label import read_submitted
 
 logger = logging.getLogger(__name__)
 
-UNUSABLE = "it cannot be used as it lies in the study"
-"""How the reason of a label begins that cannot be read; such a one is tried again."""
-
 SAME_SAVE_S = 5.0
 """An index entry that is older than a label by less was written with it."""
+
+FOUND_TAGS = (FINAL, BOXES_TAG)
+"""The labels that trainings read."""
+
+FEW_LABELS = 4
+"""Asked of the history one by one; more are asked all at once."""
 
 _SAID = ("label_info", "no_findings", "client_id", "segmentationMeta")
 _Key = tuple[str, str]
@@ -70,48 +74,57 @@ class FoundLabels:
         self._seen: dict[_Key, object] = {}
 
     def look(
-        self, case_ids: Iterable[str] | None = None, *, should_stop: Callable[[], bool] = lambda: False
+        self,
+        case_ids: Iterable[str] | None = None,
+        *,
+        tags: Iterable[str] = FOUND_TAGS,
+        most: int | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Annotation]:
         """Take what is new into the history.
 
         Args:
             case_ids: where to look; None: everywhere.
+            tags: which labels.
+            most: how many new ones at most; None: all.
             should_stop: asked before each label.
 
         Returns:
             The new entries. A label that cannot be looked at now is logged, and looked at the next time.
         """
-        with self._lock:
-            wanted = None if case_ids is None else set(case_ids)
-            changed = [key for key in self._labels(wanted) if self._state(*key) != self._seen.get(key)]
-            if wanted is None:
-                self._tell_deleted()
-            if not changed:
-                return []
-            known = {(each.case_id, each.tag): each for each in self._log.all() if each.is_current}
-            recorded = []
-            for key in changed:
-                if should_stop():
-                    break
-                try:
+        wanted = None if case_ids is None else set(case_ids)
+        labels = [key for tag in tags for key in self._labels(tag, wanted)]
+        if wanted is None:
+            self._tell_deleted(labels)
+        changed = [key for key in labels if self._state(*key) != self._seen.get(key)]
+        if not changed:
+            return []
+        known = self._known(changed)
+        recorded: list[Annotation] = []
+        for key in changed:
+            if should_stop() or len(recorded) == most:
+                break
+            try:
+                with self._lock:
                     annotation = self._look_at(key, known.get(key))
-                except NotFoundError:
-                    continue  # gone since
-                except (MedaiError, OSError) as error:
-                    logger.warning("The label '%s' of %s cannot be looked at: %s", key[1], key[0], error)
-                    continue
-                recorded += [annotation] if annotation else []
-            return recorded
+            except NotFoundError:
+                continue  # gone since
+            except (MedaiError, OSError) as error:
+                logger.warning("The label '%s' of %s cannot be looked at: %s", key[1], key[0], error)
+                continue
+            recorded += [annotation] if annotation else []
+        return recorded
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _labels(self, wanted: set[str] | None) -> list[_Key]:
-        return [
-            (case_id, tag)
-            for tag in (FINAL, BOXES_TAG)
-            for case_id in self._study.labeled(tag)
-            if wanted is None or case_id in wanted
-        ]
+    def _labels(self, tag: str, wanted: set[str] | None) -> list[_Key]:
+        return [(case_id, tag) for case_id in self._study.labeled(tag) if wanted is None or case_id in wanted]
+
+    def _known(self, keys: Collection[_Key]) -> dict[_Key, Annotation]:
+        """The latest labels that the history has of these."""
+        if len(keys) <= FEW_LABELS:
+            return {key: found for key in keys if (found := self._log.current(*key)) is not None}
+        return {(each.case_id, each.tag): each for each in self._log.all() if each.is_current}
 
     def _state(self, case_id: str, tag: str) -> object:
         """What changes when a label, or what is said of it, does; None where there is none."""
@@ -128,6 +141,8 @@ class FoundLabels:
         """Compare one label with the latest that is known of its case and tag."""
         case_id, tag = key
         state, path = self._state(*key), self._study.label_path(case_id, tag)
+        if state == self._seen.get(key):
+            return None  # another thread has looked at it meanwhile
         if self._study.rival_labels(case_id, tag):
             return None  # which of them is meant?
         sha256 = sha256_of_file(path)
@@ -144,9 +159,8 @@ class FoundLabels:
         if is_known and found.problem:
             self._seen[key] = state
             return None
-        annotation = self._log.record_found(
-            self._submission(key, path, found, is_first=known is None), path, sha256=sha256, again=is_known
-        )
+        submission = self._submission(key, path, found, is_first=known is None)
+        annotation = self._log.record_found(submission, path, sha256=sha256, again=is_known)
         if annotation is not None:
             self._seen[key] = state
             logger.info("Label '%s' of %s is in the history now: %s", tag, case_id, found.problem or "it can be used")
@@ -169,7 +183,7 @@ class FoundLabels:
         except MedaiError as error:
             return _Found(info=info, problem=f"{UNUSABLE}: {error}")
         named = {**info, "label_info": label.names_in_file, "no_findings": label.says_nothing_found}
-        problem = f"{UNUSABLE}: it holds no labelled voxel, and does not say that there is no nodule"
+        problem = f"{UNUSABLE}: it holds no labelled voxel, and does not say that there is no nodule."
         return _Found(
             info=named,
             label_map=label.label_map,
@@ -201,23 +215,39 @@ class FoundLabels:
         if state not in (ReviewState.OPEN, annotation.review):
             self._log.set_review(annotation.annotation_id, state, by)
 
-    def _tell_deleted(self) -> None:
+    def _tell_deleted(self, labels: Iterable[_Key]) -> None:
         """Say once that a label has gone; its case waits for a new one, and the history keeps the old."""
-        there = set(self._labels(None))
-        cases = set(self._study.image_ids())
+        there, cases = set(labels), set(self._study.image_ids())
         for case_id, tag in [key for key in self._seen if key not in there and key[0] in cases]:
             logger.warning("The label '%s' of %s was deleted; the history keeps a copy of it", tag, case_id)
             del self._seen[case_id, tag]
 
 
-def look_for_labels(
-    studies: StudyStore, scans: RecordedScans, *, should_stop: Callable[[], bool] = lambda: False
-) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassingScans:
+    """Scans that are looked at once: they take no room from those that annotators work on.
+
+    Attributes:
+        held: where scans are that are decoded already; None: nowhere.
+    """
+
+    held: RecordedScans | None = None
+
+    def get(self, path: Path, case_id: str = "") -> Volume:
+        """The scan, decoded where it is not."""
+        scan = self.find_open(path, case_id)
+        return scan if scan is not None else replace(read_volume(path), case_id=case_id)
+
+    def find_open(self, path: Path, case_id: str = "") -> Volume | None:
+        """The scan where it is decoded already."""
+        return self.held.find_open(path, case_id) if self.held is not None else None
+
+
+def look_for_labels(studies: StudyStore, *, should_stop: Callable[[], bool] = lambda: False) -> int:
     """Take the labels that nobody has looked at into the history and check them, before a training reads them.
 
     Args:
         studies: the study.
-        scans: decodes what a check needs.
         should_stop: asked before each label.
 
     Returns:
@@ -225,7 +255,7 @@ def look_for_labels(
     """
     log = AnnotationLog(studies.folder)
     try:
-        measures = AnnotationMeasurer(log, studies, scans)
+        measures = AnnotationMeasurer(log, studies, PassingScans())
         new = FoundLabels(log, studies, measures).look(should_stop=should_stop)
         for annotation in new:
             if should_stop():
