@@ -120,6 +120,7 @@ class _Record:
             "details": list(self.details),
             "total": max(self.total, len(self.result) + left),
             "finished": len(self.result),
+            "failed": sum(isinstance(found, dict) and "error" in found for found in self.result.values()),
             **ended,
         }
 

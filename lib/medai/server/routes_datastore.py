@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mimetypes
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +19,7 @@ from monailabel.config import settings as platform
 from monailabel.endpoints.user.auth import User
 from starlette.background import BackgroundTask
 
-from medai.errors import InputError
+from medai.errors import InputError, NotFoundError
 from medai.server.access import (
     Admin,
     Annotator,
@@ -42,10 +43,13 @@ from medai.server.routes_app import sha256_of
 from medai.server.uploads import (
     IMAGE_UPLOAD_EXTENSIONS,
     LABEL_UPLOAD_EXTENSIONS,
+    CheckedLabel,
     UploadLimits,
     check_image_upload,
     check_label_upload,
 )
+from medai.store.answers import check_answer_tag, is_sent_answer
+from medai.store.names import check_tag
 from medai.store.study import FINAL
 from medai.volume_io.readers import read_geometry
 
@@ -122,8 +126,8 @@ async def download_image(image: str, app: App, lanes: Threads, user: Viewer) -> 
 
 @router.get("/image/info")
 async def image_info(image: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
-    """What is known about a scan."""
-    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.datastore().get_image_info, image))
+    """What is known about a scan; nothing of one that is not there, as stock MONAI Label answers."""
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, _known, app.datastore().get_image_info, image))
 
 
 @router.put("/image/info")
@@ -151,7 +155,8 @@ async def save_label(
     sent = json_object(params, "params")
     by = identify(request, user, sent.get("client_id"))
     info = without_own_approval(signed(sent, user, by))
-    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _save_label, app, image, label, tag or FINAL, info, by))
+    save = _save_answer if is_sent_answer(sent, tag or FINAL) else _save_label
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, save, app, image, label, tag or FINAL, info, by))
 
 
 @router.delete("/label")
@@ -177,8 +182,8 @@ async def download_label(label: str, tag: str, app: App, lanes: Threads, user: V
 
 @router.get("/label/info")
 async def label_info(label: str, tag: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
-    """What is known about a label."""
-    return PlainJSONResponse(await lanes.run(Lane.QUICK, app.datastore().get_label_info, label, tag))
+    """What is known about a label; nothing of one that is not there, as stock MONAI Label answers."""
+    return PlainJSONResponse(await lanes.run(Lane.QUICK, _known, app.datastore().get_label_info, label, tag))
 
 
 @router.put("/label/info")
@@ -209,6 +214,13 @@ async def download_dataset(app: App, lanes: Threads, user: Annotator, limit_case
         filename="dataset.zip",
         background=BackgroundTask(archive.unlink, missing_ok=True),
     )
+
+
+def _known(info: Callable[..., dict[str, Any]], *names: str) -> dict[str, Any]:
+    try:
+        return info(*names)
+    except (NotFoundError, InputError):
+        return {}
 
 
 def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[str, Any]) -> str:
@@ -245,18 +257,7 @@ def _review(app: MedaiApp, case_id: str, tag: str, meta: Mapping[str, Any], user
 def _save_label(
     app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: Identity
 ) -> dict[str, Any]:
-    scan_path = app.study.image_path(image)
-    with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
-        folder = Path(name)
-        path = store_upload(upload, folder, extensions=LABEL_UPLOAD_EXTENSIONS)
-        checked = check_label_upload(
-            path,
-            scan=read_geometry(scan_path),
-            tag=tag,
-            params=params,
-            output_folder=folder,
-            limits=_limits(app),
-        )
+    with _checked_label(app, image, upload, tag, params) as checked:
         annotation = app.annotations.submit(image, checked, annotator=by.name, client_id=by.client_id)
     logger.info("Label '%s' of %s submitted", checked.tag, image)
     app.on_save_label(image, image)
@@ -271,6 +272,38 @@ def _save_label(
             f"{annotation.quarantine_reason}."
         )
     return reply
+
+
+def _save_answer(
+    app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: Identity
+) -> dict[str, Any]:
+    """Keep what a client says a model has made: no submission, and never in place of one."""
+    check_answer_tag(check_tag(tag))
+    app.study.check_answer(image, tag)
+    with _checked_label(app, image, upload, tag, params) as checked:
+        info = {**checked.info, "model": str(params.get("model") or "unnamed")}
+        app.study.save_answer(image, checked.path, checked.tag, info)
+    logger.info("A model's answer is kept as label '%s' of %s", checked.tag, image)
+    return {"image": image, "label": image, "tag": checked.tag, "params": {}}
+
+
+@contextlib.contextmanager
+def _checked_label(
+    app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any]
+) -> Iterator[CheckedLabel]:
+    """An uploaded label, checked against its scan; its file is there inside the block."""
+    scan_path = app.study.image_path(image)
+    with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
+        folder = Path(name)
+        path = store_upload(upload, folder, extensions=LABEL_UPLOAD_EXTENSIONS)
+        yield check_label_upload(
+            path,
+            scan=read_geometry(scan_path),
+            tag=tag,
+            params=params,
+            output_folder=folder,
+            limits=_limits(app),
+        )
 
 
 def _limits(app: MedaiApp) -> UploadLimits:

@@ -30,7 +30,8 @@ from medai.server.request_body import is_true, json_object, store_upload
 from medai.server.roles import Role
 from medai.server.sessions import session_scan
 from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
-from medai.store.study import FINAL, ORIGINAL
+from medai.store.answers import ORIGINAL, check_answer_tag
+from medai.store.names import check_tag
 from medai.workflows.executors import CaseExecutor, CaseOutcome
 from medai.workflows.present_models import MakePredictor
 
@@ -81,9 +82,12 @@ async def infer(
     if output is Output.DICOM_SEG:
         raise InputError("'output=dicom_seg' is not offered yet; the outputs are image, json and all.")
     values = json_object(params, "params")
+    keeps = is_true(values.get("save_label")) and bool(image) and not session_id and file is None
     if is_true(values.get("save_label")):
         check_role(user, Role.ANNOTATOR)
     client_id = identify(request, user, values.get("client_id")).client_id
+    if keeps:
+        await lanes.run(Lane.QUICK, _check_kept, app, image, values)
     source = _Source(image=image, session_id=session_id, file=file, label=label, client_id=client_id)
     folder = Path(await lanes.run(Lane.QUICK, tempfile.mkdtemp, prefix="medai-infer-"))
     try:
@@ -92,7 +96,7 @@ async def infer(
         reply = await lanes.run(task.lane, task.answer, asked)
         if asked.case_id:
             app.annotations.remember(asked.case_id, client_id, model, task.proposes, reply)
-        if is_true(values.get("save_label")) and asked.case_id:
+        if keeps:
             await lanes.run(Lane.TRANSFER, _keep, app, model, asked, reply)
     finally:
         await asyncio.shield(lanes.run(Lane.QUICK, shutil.rmtree, folder, ignore_errors=True))
@@ -126,7 +130,12 @@ async def start_batch(
     case_ids = await lanes.run(Lane.QUICK, _batch_cases, app, images, values)
     keep = is_true(values.get("save_label", True))
 
+    if keep:
+        check_answer_tag(tag)
+
     def work(case_id: str) -> dict[str, Any]:
+        if keep:
+            app.study.check_answer(case_id, tag)
         asked = InferRequest(
             scan_path=app.study.image_path(case_id), case_id=case_id, params={**values, "label_tag": tag}
         )
@@ -190,15 +199,21 @@ def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Pat
     return InferRequest(scan_path=scan_path, case_id=source.image, params=params, label_path=label_path)
 
 
+def _check_kept(app: MedaiApp, case_id: str, params: Mapping[str, Any]) -> None:
+    """Refuse before the work is done what could not be kept afterwards."""
+    tag = check_tag(str(params.get("label_tag") or ORIGINAL))
+    check_answer_tag(tag)
+    app.study.check_answer(case_id, tag)
+
+
 def _keep(app: MedaiApp, model: str, request: InferRequest, reply: InferReply) -> None:
     """Store an answer as a label of the study (tag ``original`` unless the client names another)."""
     tag = str(request.params.get("label_tag") or ORIGINAL)
-    if tag == FINAL:
-        raise InputError("A model's answer is not kept as 'final': that tag is for what a person has submitted.")
+    check_answer_tag(tag)
     with tempfile.TemporaryDirectory(prefix="medai-") as folder:
         path = Path(folder) / f"label{reply.extension}"
         path.write_bytes(reply.payload)
-        app.study.save_label(request.case_id, path, tag, {"model": model, "params": plain(reply.params)})
+        app.study.save_answer(request.case_id, path, tag, {"model": model, "params": plain(reply.params)})
 
 
 def _batch_cases(app: MedaiApp, images: BatchInferImageType, values: Mapping[str, Any]) -> list[str]:

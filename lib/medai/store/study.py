@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from medai.errors import ConflictError, NotFoundError, StorageError
+from medai.store.annotation_files import FINAL
+from medai.store.answers import ORIGINAL, check_replaceable
 from medai.store.atomic import copy_into, delete, plain_json, publish, staged_file, sweep
 from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
 from medai.store.layout import state_folder
@@ -46,11 +48,7 @@ from medai.store.pending import PendingLabel
 from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, unusable_scan, with_found_files
 from medai.store.study_index import DamagedIndexError, RawIndex, StudyIndex
 
-FINAL = "final"
-"""The tag of what an annotator submitted; a case that has it is done."""
-
-ORIGINAL = "original"
-"""The tag of what a model proposed."""
+__all__ = ["FINAL", "ORIGINAL", "StudyStore"]
 
 _logger = logging.getLogger(__name__)
 
@@ -282,6 +280,26 @@ class StudyStore:
                     self._pending.clear()
                 self._delete_label_files(case_id, tag, keep=target)
         return target
+
+    def check_answer(self, case_id: str, tag: str) -> None:
+        """Refuse to put a model's answer where a person's label is, or several files that nobody can tell apart.
+
+        Raises:
+            ConflictError: one is there.
+        """
+        label = self._case(case_id).labels.get(tag)
+        check_replaceable(case_id, tag, label.info if label and not label.rivals else {} if label else None)
+
+    def save_answer(self, case_id: str, path: Path, tag: str, info: Mapping[str, Any]) -> Path:
+        """Store a model's answer as ``save_label`` does; never in place of a person's label.
+
+        Raises:
+            ConflictError: a person's label is there.
+        """
+        self._check_writable()
+        with self._lock.hold():
+            self.check_answer(case_id, tag)
+            return self.save_label(case_id, path, tag, info)
 
     def remove_label(self, case_id: str, tag: str) -> None:
         """Delete a label."""

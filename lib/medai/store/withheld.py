@@ -9,6 +9,7 @@ from medai.domain.annotation import UNUSABLE, Annotation, ReviewState, review_in
 from medai.errors import NotFoundError
 from medai.store.annotation_files import sha256_of_file
 from medai.store.annotations import AnnotationLog, has_history
+from medai.store.answers import is_answer
 from medai.store.snapshot import StudyCase
 
 
@@ -33,6 +34,8 @@ def withheld_labels(
         state, by = review_in(label.info)
         if state is ReviewState.FLAGGED:
             reasons.setdefault(case_id, _flagged(by))
+        if is_answer(label.info):
+            reasons.setdefault(case_id, "it is a model's answer, which no person has accepted: submit it, corrected")
         if label.rivals:
             names = " and ".join((case_id + label.extension, *label.rivals))
             reasons.setdefault(
