@@ -14,6 +14,7 @@ import typer
 from medai.cli import (
     annotations,
     annotators,
+    audit,
     bench,
     demo,
     evaluate,
@@ -45,6 +46,7 @@ app.command("import")(import_scans.import_scans)
 app.add_typer(infer.app, name="infer")
 app.command("score")(score.score)
 app.command("status")(status.status)
+app.command("audit")(audit.audit)
 app.command("train")(train.train)
 app.command("annotations")(annotations.list_annotations)
 app.command("annotators")(annotators.annotators)

@@ -45,6 +45,8 @@ def _show(screen: Console, found: SessionStatus) -> None:
     _show_trainings(screen, found)
     _show_queue(screen, found)
     _show_annotators(screen, found)
+    for warning in found.warnings:
+        screen.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
 
 
 def _show_trainings(screen: Console, found: SessionStatus) -> None:

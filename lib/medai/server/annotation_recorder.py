@@ -222,7 +222,7 @@ class AnnotationRecorder:
         own = (r for r in self._reservations.active() if r.case_id == case_id and r.client_id == client_id)
         held = next(own, None)
         if held is not None:
-            return max(0.0, time.time() - held.since_s)
+            return self._reservations.seconds_held(held)
         # A case that was opened by its name: since the model's answer.
         return max(0.0, time.time() - proposal.since_s) if proposal else None
 

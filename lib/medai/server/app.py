@@ -42,6 +42,7 @@ from medai.server.settings import ServerSettings
 from medai.server.strategies import build_strategies
 from medai.server.train_policy import TrainPolicy
 from medai.server.train_task import TRAINERS, NoduleTrainTask
+from medai.store.audit_log import AuditLog
 from medai.store.clients import Clients
 from medai.store.layout import engines_folder, models_folder, state_folder
 from medai.store.patients import PatientIndex
@@ -95,6 +96,11 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.state_folder = state_folder(folder)
         self.reservations = Reservations(folder, ttl_s=self.options.reservation_minutes * 60)
         self.clients = Clients(folder)
+        self.audit = (
+            None
+            if self.options.audit == "off"
+            else AuditLog(folder, largest_bytes=self.options.audit_mb * MB, files=self.options.audit_files)
+        )
         self.scores = ScoreStore(folder)
         self.scans = ScanCache(
             self.state_folder / "scans",
@@ -306,6 +312,8 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.annotations.close()
         self.scans.close()
         self.scores.close()
+        if self.audit is not None:
+            self.audit.close()
 
     # -- models --------------------------------------------------------------------------------------------------------
 

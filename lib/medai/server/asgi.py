@@ -43,6 +43,7 @@ from medai.server import (
     sessions,
 )
 from medai.server.app import MedaiApp
+from medai.server.audit import Audit
 from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
 from medai.server.hidden_paths import HiddenPaths, hidden_folders
@@ -174,6 +175,8 @@ def _add_checks(app: FastAPI, options: ServerSettings) -> None:
     )
     app.add_middleware(OriginCheck, allowed=AllowedNames.of(options.allowed_hosts, origins))
     app.add_middleware(HiddenPaths, hidden=lambda: app.state.hidden)
+    # Around all of them, so that what they refuse is written down too.
+    app.add_middleware(Audit, served=lambda: getattr(app.state, "medai", None))
 
 
 def _hidden(instance: MedaiApp, temporary: TemporaryFolder) -> list[tuple[bytes, bytes]]:

@@ -35,10 +35,12 @@ def _status(app: MedaiApp, strategy: str, queue_length: int) -> dict[str, Any]:
     if not 0 <= queue_length <= LONGEST_QUEUE:
         raise InputError(f"'queue' is {queue_length}; it takes 0 to {LONGEST_QUEUE} cases.")
     app.annotations.look_on(LOOK_S)
+    warnings = [*app.clients.warnings(), *(app.audit.warnings() if app.audit else ())]
     return session_status(
         app.queue,
         app.models,
         strategy=strategy,
         queue_length=queue_length,
         passed_over=app.annotations.log.passed_over,
+        warnings=warnings,
     ).to_json()

@@ -75,6 +75,12 @@ class ServerSettings(BaseModel):
         str,
         Field(description="MLflow: local (in the study; MLFLOW_TRACKING_URI is honoured), off, or a server's address"),
     ] = "local"
+    audit: Annotated[
+        Literal["on", "off", "required"],
+        Field(description="log of who read and wrote what; required: refuse requests while it cannot be written"),
+    ] = "on"
+    audit_mb: Annotated[int, Field(ge=1, le=10_000, description="size of one file of the audit log, MB")] = 20
+    audit_files: Annotated[int, Field(ge=1, le=10_000, description="full files of the audit log kept")] = 20
     auth_audience: Annotated[
         str,
         Field(

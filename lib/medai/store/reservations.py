@@ -14,6 +14,9 @@ Rules:
   its scene on Next Sample, so a case that comes back is loaded again; where a second window still shows the case, the
   next click on it takes the reservation back, if nobody else has the case by then. A client is whoever sends that id:
   the server must make ids of different annotators differ (the plugin calls everyone unnamed "user-xyz").
+- A clock that jumps holds no case for longer, and ends no reservation early. Moments are kept with the time the machine
+  has been up (``clock``), which no jump touches. Where only the wall clock can tell (after a restart, from another
+  machine on the same share), a reservation from the future was written by a clock that was wrong: it is over.
 - What a client submitted last is remembered, so that the same patient's other study can come next.
 - A damaged record is started anew, with a warning: it only steers who gets what, no annotation depends on it.
 
@@ -24,18 +27,21 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medai.errors import ConflictError
 from medai.store.atomic import write_json
+from medai.store.clock import Moment, machine_now, wall_only
 from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 
 DEFAULT_TTL_S = 3600.0
+
+CLOCK_STEP_S = 5.0
+"""What a clock may be put back by without ending reservations that only the wall clock can judge."""
 
 SKIPS_KEPT_S = 30 * 24 * 3600.0
 """Whoever passed over a case a month ago may look at it again."""
@@ -52,12 +58,27 @@ class Reservation:
         client_id: who holds it.
         since_s: when it was handed out last, seconds since the epoch.
         until_s: when it ends without renewal, seconds since the epoch.
+        since: the first, beyond jumps of the clock; None in a record of before that was kept.
+        renewed: when something was heard of the client last, likewise.
+        ttl_s: how long after that it ends, seconds.
     """
 
     case_id: str
     client_id: str
     since_s: float
     until_s: float
+    since: Moment | None = None
+    renewed: Moment | None = None
+    ttl_s: float = DEFAULT_TTL_S
+
+    def seconds_held(self, now: Moment) -> float:
+        """Since it was handed out."""
+        return max(0.0, (self.since or Moment(wall_s=self.since_s)).seconds_until(now))
+
+    def seconds_left(self, now: Moment) -> float:
+        """Until it ends; 0 where it has, or where a clock that was wrong has written it."""
+        silent_s = (self.renewed or Moment(wall_s=self.until_s - self.ttl_s)).seconds_until(now)
+        return max(0.0, self.ttl_s - silent_s) if silent_s >= -CLOCK_STEP_S else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +118,20 @@ class _State:
 class Reservations:
     """The reservations of one study; any thread, any process."""
 
-    def __init__(self, studies: Path, *, ttl_s: float = DEFAULT_TTL_S, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, studies: Path, *, ttl_s: float = DEFAULT_TTL_S, now: Callable[[], float] | None = None) -> None:
         """Open the reservations of a study.
 
         Args:
             studies: the study folder.
             ttl_s: how long a case is kept for a silent client, seconds.
-            now: the clock, seconds since the epoch.
+            now: a wall clock, seconds since the epoch; None: this machine's clock and the time it has been up.
         """
         folder = state_folder(studies)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "reservations.json"
         self._lock = ExclusiveLock(folder / "reservations.lock")
         self._ttl_s = ttl_s
-        self._now = now
+        self._now = machine_now if now is None else wall_only(now)
 
     def active(self) -> list[Reservation]:
         """What is reserved now, oldest first."""
@@ -120,6 +141,10 @@ class Reservations:
         """The client that holds the case, if one does."""
         held = self._read().held.get(case_id)
         return held.client_id if held else None
+
+    def seconds_held(self, reservation: Reservation) -> float:
+        """How long a case has been out, seconds, whatever the clock did meanwhile."""
+        return reservation.seconds_held(self._now())
 
     def skipped(self, client_id: str) -> list[str]:
         """The cases a client has passed over, longest ago first."""
@@ -153,7 +178,7 @@ class Reservations:
             open_set = set(open_list)
             for reservation in [r for r in state.held.values() if r.client_id == client_id]:
                 del state.held[reservation.case_id]
-                state.skip(reservation.case_id, client_id, now)
+                state.skip(reservation.case_id, client_id, now.wall_s)
             # What was labelled since needs no remembering.
             skips = {case_id: at_s for case_id, at_s in state.skips.get(client_id, {}).items() if case_id in open_set}
             state.skips[client_id] = skips
@@ -177,7 +202,7 @@ class Reservations:
             state = self._read()
             other = state.held.get(case_id)
             if other is not None and other.client_id != client_id:
-                minutes = (other.until_s - self._now()) / 60
+                minutes = other.seconds_left(self._now()) / 60
                 raise ConflictError(
                     f"Case '{case_id}' is being annotated by another client, for at most {minutes:.0f} more minutes. "
                     "Ask for the next case."
@@ -195,7 +220,7 @@ class Reservations:
         """
         held = self._read().held.get(case_id)
         is_own = held is not None and held.client_id == client_id
-        if is_own and held and held.until_s - self._now() > self._ttl_s - min(60.0, self._ttl_s / 10):
+        if is_own and held and held.seconds_left(self._now()) > self._ttl_s - min(60.0, self._ttl_s / 10):
             return True
         if held is not None and not is_own:
             return False
@@ -206,9 +231,8 @@ class Reservations:
                 state.forget_skips(case_id, client_id)
                 self._reserve(state, case_id, client_id)
             elif held is not None and held.client_id == client_id:
-                state.held[case_id] = Reservation(
-                    case_id=case_id, client_id=client_id, since_s=held.since_s, until_s=self._now() + self._ttl_s
-                )
+                now = self._now()
+                state.held[case_id] = replace(held, until_s=now.wall_s + self._ttl_s, renewed=now, ttl_s=self._ttl_s)
             else:
                 return False
             self._write(state)
@@ -234,17 +258,22 @@ class Reservations:
 
     def _reserve(self, state: _State, case_id: str, client_id: str) -> Reservation:
         now = self._now()
-        new = Reservation(case_id=case_id, client_id=client_id, since_s=now, until_s=now + self._ttl_s)
+        new = Reservation(
+            case_id=case_id,
+            client_id=client_id,
+            since_s=now.wall_s,
+            until_s=now.wall_s + self._ttl_s,
+            since=now,
+            renewed=now,
+            ttl_s=self._ttl_s,
+        )
         # The newest goes last, so that the order of the file is the order of handing out.
         state.held.pop(case_id, None)
         state.held[case_id] = new
         return new
 
     def _write(self, state: _State) -> None:
-        cases = {
-            r.case_id: {"client_id": r.client_id, "since_s": r.since_s, "until_s": r.until_s}
-            for r in state.held.values()
-        }
+        cases = {reservation.case_id: _record(reservation) for reservation in state.held.values()}
         skips = {client_id: cases for client_id, cases in state.skips.items() if cases}
         write_json(self._path, {"cases": cases, "skips": skips, "submitted": state.submitted})
 
@@ -252,9 +281,9 @@ class Reservations:
         try:
             content = json.loads(self._path.read_bytes())
             state = _State(
-                held=_alive(content["cases"], self._now()),
+                held=_alive(content["cases"], self._now(), self._ttl_s),
                 skips={
-                    str(client_id): _recent(cases, self._now() - SKIPS_KEPT_S)
+                    str(client_id): _recent(cases, self._now().wall_s)
                     for client_id, cases in content.get("skips", {}).items()
                 },
                 submitted={str(client): str(case_id) for client, case_id in content.get("submitted", {}).items()},
@@ -288,18 +317,46 @@ def without_others_patients(offer: Offer, siblings: Callable[[str], Iterable[str
     return [case_id for case_id in offer.free if case_id not in theirs] or offer.free
 
 
-def _alive(cases: dict[str, Any], now_s: float) -> dict[str, Reservation]:
+def _record(reservation: Reservation) -> dict[str, Any]:
+    kept = {
+        "client_id": reservation.client_id,
+        "since_s": reservation.since_s,
+        "until_s": reservation.until_s,
+        "ttl_s": reservation.ttl_s,
+    }
+    for name, moment in (("since", reservation.since), ("renewed", reservation.renewed)):
+        if moment is not None:
+            kept[name] = {"wall_s": moment.wall_s, "up_s": moment.up_s, "boot_id": moment.boot_id}
+    return kept
+
+
+def _alive(cases: dict[str, Any], now: Moment, ttl_s: float) -> dict[str, Reservation]:
     held = [
         Reservation(
             case_id=case_id,
             client_id=str(record["client_id"]),
             since_s=float(record["since_s"]),
             until_s=float(record["until_s"]),
+            since=_moment(record.get("since")),
+            renewed=_moment(record.get("renewed")),
+            # Who handed it out may have another time to live than who looks.
+            ttl_s=float(record.get("ttl_s", ttl_s)),
         )
         for case_id, record in cases.items()
     ]
-    return {r.case_id: r for r in held if r.until_s > now_s}
+    return {r.case_id: r for r in held if r.seconds_left(now) > 0}
 
 
-def _recent(cases: dict[str, Any], since_s: float) -> dict[str, float]:
-    return {str(case_id): float(at_s) for case_id, at_s in cases.items() if float(at_s) > since_s}
+def _moment(record: Any) -> Moment | None:
+    if record is None:
+        return None
+    up_s = record["up_s"]
+    return Moment(
+        wall_s=float(record["wall_s"]), up_s=None if up_s is None else float(up_s), boot_id=str(record["boot_id"])
+    )
+
+
+def _recent(cases: dict[str, Any], now_s: float) -> dict[str, float]:
+    """What was skipped in the last month; what a wrong clock wrote into the future counts from now."""
+    at_s = {str(case_id): min(float(at_s), now_s) for case_id, at_s in cases.items()}
+    return {case_id: at_s[case_id] for case_id in at_s if at_s[case_id] > now_s - SKIPS_KEPT_S}

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import bisect
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from medai.errors import InputError
 from medai.registry.history import EventKind, HistoryEvent
 from medai.registry.model_registry import ModelRegistry
 from medai.store.annotations import AnnotationLog, has_history
+from medai.store.clients import Clients
 from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
@@ -82,6 +82,7 @@ class SessionStatus:
         at_work: annotators with a case, longest first.
         skipped: by annotator, what they have passed over and still waits.
         passed_over: files of the study that nothing uses, each with the reason and what to do.
+        warnings: what an operator should hear of, such as annotators nobody can tell apart.
     """
 
     total: int
@@ -97,6 +98,7 @@ class SessionStatus:
     at_work: Sequence[AtWork]
     skipped: Mapping[str, Sequence[str]]
     passed_over: Sequence[str] = ()
+    warnings: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -141,6 +143,7 @@ def study_status(studies: Path, *, strategy: str = DEFAULT_STRATEGY, queue_lengt
             strategy=strategy,
             queue_length=queue_length,
             passed_over=passed_over,
+            warnings=Clients(study.folder).warnings(),
         )
     finally:
         scores.close()
@@ -153,7 +156,7 @@ def session_status(
     strategy: str = DEFAULT_STRATEGY,
     queue_length: int = QUEUE_LENGTH,
     passed_over: Sequence[str] = (),
-    now: Callable[[], float] = time.time,
+    warnings: Sequence[str] = (),
 ) -> SessionStatus:
     """The status of a session.
 
@@ -163,7 +166,7 @@ def session_status(
         strategy: by which the queue is shown.
         queue_length: how much of it.
         passed_over: kept labels that the history cannot take up; the study's own files are added.
-        now: the clock, seconds since 1970.
+        warnings: what an operator should hear of.
 
     Raises:
         InputError: no such strategy.
@@ -190,9 +193,10 @@ def session_status(
         advice=advise(progress_of(pool, left=left, trainings=trainings[CLICK_TASK])),
         strategy=strategy,
         queue=[QueuedCase(case_id=case_id, reason=explain(pool, case_id)) for case_id in next_cases],
-        at_work=_at_work(queue.reservations, now()),
+        at_work=_at_work(queue.reservations),
         skipped=_waiting_skips(queue.reservations, open_cases),
         passed_over=[*study.passed_over(), *passed_over],
+        warnings=tuple(warnings),
     )
 
 
@@ -246,13 +250,13 @@ def _submitted_at_s(study: StudyStore, labelled: Sequence[str]) -> list[float]:
     return [float(study.label_info(case_id, FINAL).get("ts") or 0.0) for case_id in labelled]
 
 
-def _at_work(reservations: Reservations, now_s: float) -> list[AtWork]:
+def _at_work(reservations: Reservations) -> list[AtWork]:
     skipped = reservations.all_skipped()
     return [
         AtWork(
             annotator=reservation.client_id,
             case_id=reservation.case_id,
-            minutes=round(max(0.0, now_s - reservation.since_s) / 60, 1),
+            minutes=round(reservations.seconds_held(reservation) / 60, 1),
             skipped=tuple(skipped.get(reservation.client_id, ())),
         )
         for reservation in sorted(reservations.active(), key=lambda r: r.since_s)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from tests.support.fake_models import BoxClicks, FixedCandidates, FixedRatings, SwappableRegistry
+from tests.support.oidc_issuer import OidcIssuer, Person
 
 from medai.domain import Volume
 from medai.geometry import VolumeGeometry
@@ -113,3 +114,31 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A study served for a whole module: for tests that change nothing."""
     yield from serve(make_study(tmp_path_factory.mktemp("shared") / "study"))
+
+
+HOSPITAL_STAFF = {
+    "vera": Person("pw-vera", ["monailabel-user"]),
+    "anna": Person("pw-anna", ["monailabel-annotator"]),
+    "ben": Person("pw-ben", ["monailabel-annotator", "offline_access"]),
+    "rita": Person("pw-rita", ["monailabel-reviewer"]),
+    "adam": Person("pw-adam", ["monailabel-admin"]),
+    "guest": Person("pw-guest", []),
+}
+
+
+@pytest.fixture(scope="module")
+def realm() -> Iterator[OidcIssuer]:
+    with OidcIssuer(people=dict(HOSPITAL_STAFF)) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def hospital(realm: OidcIssuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A study behind logins."""
+    from monailabel.config import settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
+        patch.setattr(settings, "MONAI_LABEL_AUTH_REALM_URI", realm.url)
+        patch.setattr(settings, "MONAI_LABEL_AUTH_TIMEOUT", 2)
+        yield from serve(make_study(tmp_path_factory.mktemp("hospital") / "study"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -12,40 +11,15 @@ from typing import Any
 
 import jwt
 import pytest
-from tests.integration.server.conftest import Served, make_study, serve
-from tests.support.oidc_issuer import CLIENT_ID, OidcIssuer, Person
+from tests.integration.server.conftest import Served
+from tests.support.oidc_issuer import CLIENT_ID, OidcIssuer
 
 from medai.server import issuer as issuer_module
 from medai.server.issuer import Issuer, IssuerOptions
 from medai.server.logins import LONGEST_USER_NAME
+from medai.store.audit_log import read_audit
 
-PEOPLE = {
-    "vera": Person("pw-vera", ["monailabel-user"]),
-    "anna": Person("pw-anna", ["monailabel-annotator"]),
-    "ben": Person("pw-ben", ["monailabel-annotator", "offline_access"]),
-    "rita": Person("pw-rita", ["monailabel-reviewer"]),
-    "adam": Person("pw-adam", ["monailabel-admin"]),
-    "guest": Person("pw-guest", []),
-}
 OK, UNAUTHORISED, FORBIDDEN, AWAY = 200, 401, 403, 503
-
-
-@pytest.fixture(scope="module")
-def realm() -> Iterator[OidcIssuer]:
-    with OidcIssuer(people=dict(PEOPLE)) as issuer:
-        yield issuer
-
-
-@pytest.fixture(scope="module")
-def hospital(realm: OidcIssuer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A study behind logins."""
-    from monailabel.config import settings
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "MONAI_LABEL_AUTH_ENABLE", True)
-        patch.setattr(settings, "MONAI_LABEL_AUTH_REALM_URI", realm.url)
-        patch.setattr(settings, "MONAI_LABEL_AUTH_TIMEOUT", 2)
-        yield from serve(make_study(tmp_path_factory.mktemp("hospital") / "study"))
 
 
 @pytest.fixture(autouse=True)
@@ -378,6 +352,86 @@ def test_keeping_an_answer_as_a_label_asks_for_an_annotator(hospital: Served, re
     for who, status in (("vera", FORBIDDEN), ("anna", OK)):
         reply = hospital.client.post(path, headers=realm.header(who), data={"params": json.dumps(click)})
         assert reply.status_code == status
+
+
+# -- the audit log -----------------------------------------------------------------------------------------------------
+
+
+def audited(hospital: Served, **wanted: Any) -> list[dict[str, Any]]:
+    assert hospital.app.audit is not None
+    assert hospital.app.audit.flush()
+    return list(read_audit(hospital.study, **wanted))
+
+
+def test_every_request_of_content_leaves_a_line_with_who_and_what(hospital: Served, realm: OidcIssuer, tmp_path: Path):
+    client, before = hospital.client, len(audited(hospital))
+    scan = client.get("/datastore/image?image=case.axial", headers=realm.header("vera"))
+    client.get("/datastore/image?image=case.axial")
+    client.get("/datastore/label?label=case.axial&tag=final", headers=realm.header("guest"))
+    submit(hospital, realm.header("ben"), "case.axial", tmp_path)
+    client.post("/auth/token", data={"username": "anna", "password": "wrong-secret"})
+    client.put("/datastore/image?image=Doe%5EJane", headers=realm.header("vera"))
+    client.delete("/datastore/label?id=nothing&tag=final", headers=realm.header("adam"))
+    client.get("/info/", headers=realm.header("vera"))
+    client.get("/nothing/here")
+    client.get("/auth/")
+    lines = audited(hospital)[before:]
+    assert [(line["user"], line["method"], line["route"], line["case"], line["status"]) for line in lines] == [
+        ("vera", "GET", "/datastore/image", "case.axial", 200),
+        ("", "GET", "/datastore/image", "case.axial", 401),
+        ("guest", "GET", "/datastore/label", "case.axial", 403),
+        ("ben", "PUT", "/datastore/label", "case.axial", 200),
+        ("anna", "POST", "/auth/token", "", 401),
+        ("vera", "PUT", "/datastore/image", lines[5]["case"], 403),
+        ("adam", "DELETE", "/datastore/label", lines[6]["case"], 404),
+    ]
+    assert lines[0]["bytes"] == len(scan.content)
+    assert lines[0]["roles"] == ["monailabel-user"]
+    assert lines[3]["tag"] == "final"
+    assert lines[3]["received"] > 100
+    assert lines[5]["case"].startswith("name-")
+    text = json.dumps(lines)
+    for secret in ("wrong-secret", "eyJ", "Bearer", "Doe"):
+        assert secret not in text
+    assert audited(hospital, case="Doe^Jane")[-1] == lines[5]
+
+
+def test_the_case_that_was_handed_out_and_the_new_one_are_named(hospital: Served, realm: OidcIssuer):
+    given = hospital.client.post("/activelearning/first", headers=realm.header("anna"), json={}).json()
+    line = audited(hospital, user="anna")[-1]
+    assert (line["route"], line["case"]) == ("/activelearning/{strategy}", given.get("id", ""))
+    scan = (hospital.study / "case.axial.nii.gz").read_bytes()
+    hospital.client.put(
+        "/datastore/image", headers=realm.header("anna"), files={"file": ("s0077.nii.gz", scan, "application/gzip")}
+    )
+    line = audited(hospital, user="anna")[-1]
+    assert (line["route"], line["case"], line["status"]) == ("/datastore/image", "s0077", 200)
+
+
+def test_thousands_of_refusals_are_counted_instead_of_written(hospital: Served, monkeypatch: pytest.MonkeyPatch):
+    from medai.server import audit
+
+    monkeypatch.setattr(audit, "REFUSALS_A_MINUTE", 5)
+    before = len(audited(hospital))
+    for _ in range(40):
+        hospital.client.get("/datastore/image?image=case.axial")
+    assert len(audited(hospital)) - before <= 10
+
+
+def test_a_log_that_cannot_be_written_is_told_and_refuses_nothing_unless_it_is_required(
+    hospital: Served, realm: OidcIssuer, monkeypatch: pytest.MonkeyPatch
+):
+    log = hospital.app.audit
+    monkeypatch.setattr(log, "_problem", "No space left on device")
+    get = {"url": "/medai/status", "headers": realm.header("vera")}
+    reply = hospital.client.get(**get)
+    assert reply.status_code == OK
+    assert any("audit log cannot be written" in warning for warning in reply.json()["warnings"])
+    monkeypatch.setattr(hospital.app, "options", hospital.app.options.model_copy(update={"audit": "required"}))
+    refused = hospital.client.get(**get)
+    assert refused.status_code == HTTPStatus.INSUFFICIENT_STORAGE
+    assert "audit log" in refused.json()["detail"]
+    assert hospital.client.get("/info/", headers=realm.header("vera")).status_code == OK
 
 
 def submit(hospital: Served, headers: dict[str, str], case: str, folder: Path, **params: Any) -> Any:

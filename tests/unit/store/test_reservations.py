@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from medai.errors import ConflictError
+from medai.store.clock import Moment, machine_now
 from medai.store.reservations import Offer, Reservations, next_of_patient, without_others_patients
 
 
@@ -199,3 +200,100 @@ def test_threads_that_ask_at_once_all_get_different_cases(reservations):
     for thread in threads:
         thread.join()
     assert sorted(given) == sorted(cases)
+
+
+# -- clocks that jump --------------------------------------------------------------------------------------------------
+
+DAY = 24 * 3600.0
+
+
+@pytest.mark.parametrize("jump_s", [-DAY, -3600.0, DAY])
+def test_by_the_wall_clock_alone_no_jump_holds_a_case_longer_than_its_time(reservations, clock, jump_s):
+    assert ask(reservations, "ann", ("a",)) == "a"
+    clock.now += jump_s
+    clock.now += 601
+    assert reservations.active() == []
+    assert ask(reservations, "ben", ("a",)) == "a"
+
+
+def test_a_clock_put_right_by_seconds_ends_nothing(reservations, clock):
+    ask(reservations, "ann", ("a",))
+    clock.now -= 3
+    assert reservations.holder("a") == "ann"
+    assert ask(reservations, "ben", ("a",)) is None
+
+
+class Machine:
+    """A machine whose wall clock jumps while it stays up."""
+
+    def __init__(self):
+        self.moment = Moment(wall_s=5e8, up_s=100.0, boot_id="first")
+
+    def __call__(self):
+        return self.moment
+
+    def passes(self, seconds, *, jump_s=0.0, boot_id=None):
+        up_s = seconds if boot_id else self.moment.up_s + seconds
+        self.moment = Moment(
+            wall_s=self.moment.wall_s + seconds + jump_s, up_s=up_s, boot_id=boot_id or self.moment.boot_id
+        )
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr("medai.store.reservations.machine_now", machine)
+    return machine
+
+
+@pytest.mark.parametrize("jump_s", [-DAY, DAY, -400.0, 400.0])
+def test_a_jump_while_the_machine_is_up_neither_ends_nor_stretches_a_reservation(tmp_path, machine, jump_s):
+    reservations = Reservations(tmp_path, ttl_s=600)
+    ask(reservations, "ann", ("a",))
+    machine.passes(300, jump_s=jump_s)
+    held = reservations.active()[0]
+    assert (held.client_id, reservations.seconds_held(held)) == ("ann", 300)
+    with pytest.raises(ConflictError, match="at most 5 more minutes"):
+        reservations.reserve("a", "ben")
+    assert reservations.renew("a", "ann")
+    machine.passes(599)
+    assert Reservations(tmp_path, ttl_s=60).holder("a") == "ann"
+    machine.passes(2)
+    assert ask(reservations, "ben", ("a",)) == "a"
+
+
+def test_after_a_restart_with_a_wrong_clock_nothing_is_held_from_the_future(tmp_path, machine):
+    reservations = Reservations(tmp_path, ttl_s=600)
+    ask(reservations, "ann", ("a",))
+    machine.passes(30, boot_id="second", jump_s=-DAY)
+    assert reservations.active() == []
+    machine.passes(30, boot_id="third", jump_s=DAY)
+    assert reservations.holder("a") == "ann"
+
+
+def test_a_record_of_before_moments_were_kept_is_read(tmp_path, clock):
+    record = {"client_id": "ann", "since_s": 900.0, "until_s": 1500.0}
+    folder = tmp_path / ".medai"
+    folder.mkdir()
+    (folder / "reservations.json").write_text(json.dumps({"cases": {"a": record}}))
+    reservations = Reservations(tmp_path, ttl_s=600, now=clock)
+    assert reservations.holder("a") == "ann"
+    clock.now = 600.0
+    assert reservations.holder("a") is None
+
+
+def test_a_skip_from_the_future_is_forgotten_a_month_from_now(reservations, tmp_path, clock):
+    clock.now += 400 * DAY
+    assert [ask(reservations, "ann", ("a", "b")) for _ in range(2)] == ["a", "b"]
+    clock.now -= 400 * DAY
+    assert ask(reservations, "ann", ("a", "b")) == "b"
+    assert reservations.skipped("ann") == ["a"]
+    clock.now += 31 * DAY
+    assert reservations.skipped("ann") == []
+
+
+def test_the_time_up_is_the_same_for_all_processes_and_goes_on():
+    first = machine_now()
+    second = machine_now()
+    assert 0 <= first.seconds_until(second) < 5
+    assert first.boot_id == second.boot_id
