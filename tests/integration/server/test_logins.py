@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -421,9 +422,19 @@ def test_thousands_of_refusals_are_counted_instead_of_written(hospital: Served, 
 def test_a_log_that_cannot_be_written_is_told_and_refuses_nothing_unless_it_is_required(
     hospital: Served, realm: OidcIssuer, monkeypatch: pytest.MonkeyPatch
 ):
+    from medai.store import audit_log
+
+    def refuses(path: Path, block: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(audit_log, "RETRY_S", 0.05)
+    monkeypatch.setattr(audit_log, "_append", refuses)
+    get: dict[str, Any] = {"url": "/medai/status", "headers": realm.header("vera")}
+    assert hospital.client.get(**get).status_code == OK
     log = hospital.app.audit
-    monkeypatch.setattr(log, "_problem", "No space left on device")
-    get = {"url": "/medai/status", "headers": realm.header("vera")}
+    assert log is not None
+    while not log.problem:
+        time.sleep(0.01)
     reply = hospital.client.get(**get)
     assert reply.status_code == OK
     assert any("audit log cannot be written" in warning for warning in reply.json()["warnings"])
