@@ -16,7 +16,7 @@ from medai.store.clients import Clients
     ("client_id", "words"),
     [
         ("x" * (LONGEST_CLIENT_ID + 1), "121 characters"),
-        ("anna\nINFO forged", "printable"),
+        ("anna\nINFO forged", "character"),
         (["anna"], "name as text"),
         ({"name": "anna"}, "name as text"),
     ],
