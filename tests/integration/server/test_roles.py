@@ -67,8 +67,8 @@ TABLE: dict[str, str | Role] = {
     "GET /session/{session_id}": VIEWER,
     "DELETE /session/{session_id}": VIEWER,
 }
-"""As MONAI Label's own roles for the same routes; a verdict in ``updatelabelinfo`` asks for a reviewer besides. ``/logs/``
-answers with words alone, never with the log."""
+"""As MONAI Label's own roles for the same routes; a verdict in ``updatelabelinfo`` asks for a reviewer besides.
+``/logs/`` answers with words alone, never with the log."""
 
 PLATFORMS_PAGES = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 PEOPLE = {None: None, "guest": None, "vera": VIEWER, "anna": ANNOTATOR, "rita": REVIEWER, "adam": ADMIN}
