@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastapi import UploadFile
 
 from medai.errors import InputError
 from medai.server.strict_json import check_line, read_json
-from medai.store.names import split_extension
+from medai.store.names import find_extension
 
 COPY_BYTES = 1 << 20
 
@@ -35,17 +35,37 @@ def is_true(value: Any) -> bool:
     return value is True or str(value).strip().lower() in ("true", "1", "yes", "on")
 
 
-def store_upload(upload: UploadFile, folder: Path, *, extensions: Sequence[str], stem: str = "upload") -> Path:
+def store_upload(
+    upload: UploadFile,
+    folder: Path,
+    *,
+    extensions: Sequence[str],
+    stem: str = "upload",
+    unnamed: tuple[str, Callable[[Path], bool]] | None = None,
+) -> Path:
     """Copy an upload into a folder of ours, under a name of ours; blocking.
+
+    Args:
+        upload: the file.
+        folder: where to.
+        extensions: the endings that are accepted.
+        stem: of our name.
+        unnamed: the ending of files that are known by their content, whatever their name, and what knows them.
 
     Raises:
         InputError: the file's name has no ending that is accepted.
     """
     name = Path(check_line(upload.filename or "", "the uploaded file's name")).name
-    parts = split_extension(name, extensions)
-    if parts is None:
-        raise InputError(f"The uploaded file is called {name[:120]!r}; its name must end in {', '.join(extensions)}.")
-    path = folder / f"{stem}{parts[1].lower()}"
+    parts = find_extension(name, extensions)
+    if parts is None and unnamed is None:
+        raise _unknown_ending(name, extensions)
+    path = folder / f"{stem}{parts[1].lower() if parts else unnamed[0] if unnamed else ''}"
     with path.open("wb") as target:
         shutil.copyfileobj(upload.file, target, COPY_BYTES)
+    if parts is None and unnamed is not None and not unnamed[1](path):
+        raise _unknown_ending(name, extensions)
     return path
+
+
+def _unknown_ending(name: str, extensions: Sequence[str]) -> InputError:
+    return InputError(f"The uploaded file is called {name[:120]!r}; its name must end in {', '.join(extensions)}.")

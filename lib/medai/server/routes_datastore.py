@@ -35,6 +35,7 @@ from medai.server.access import (
 from medai.server.annotation_recorder import Reviewer
 from medai.server.app import MedaiApp
 from medai.server.audit import note
+from medai.server.dicom_slices import single_slice, take_slice
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse, json_of
 from medai.server.request_body import json_object, store_upload
@@ -51,6 +52,7 @@ from medai.server.uploads import (
 from medai.store.answers import check_answer_tag, is_sent_answer
 from medai.store.names import check_tag
 from medai.store.study import FINAL
+from medai.volume_io.dicom_headers import looks_like_dicom
 from medai.volume_io.readers import read_geometry
 
 logger = logging.getLogger(__name__)
@@ -91,11 +93,11 @@ async def add_image(
     image: str | None = None,
     params: Annotated[str, Form()] = "{}",
 ) -> JSONResponse:
-    """Upload a scan; its id is ``image``, else the file's name without its ending."""
+    """Upload a scan; its id is ``image``, else the file's name without its ending. See ``dicom_slices`` for slices."""
     info = signed(json_object(params, "params"), user)
-    case_id = await lanes.run(Lane.TRANSFER, _add_image, app, image, file, info)
-    note(request.scope, case=case_id)
-    return PlainJSONResponse({"image": case_id})
+    reply = await lanes.run(Lane.TRANSFER, _add_image, app, image, file, info)
+    note(request.scope, case=reply["image"])
+    return PlainJSONResponse(reply)
 
 
 @router.delete("/", include_in_schema=False)
@@ -223,14 +225,16 @@ def _known(info: Callable[..., dict[str, Any]], *names: str) -> dict[str, Any]:
         return {}
 
 
-def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[str, Any]) -> str:
+def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="medai-upload-") as name:
         folder = Path(name)
-        path = store_upload(upload, folder, extensions=IMAGE_UPLOAD_EXTENSIONS)
+        path = store_upload(upload, folder, extensions=IMAGE_UPLOAD_EXTENSIONS, unnamed=(".dcm", looks_like_dicom))
+        if (one_slice := single_slice(path)) is not None:
+            return take_slice(app.study, image or Path(upload.filename or "").stem, one_slice)
         checked = check_image_upload(
             path, file_name=upload.filename or "", case_id=image, output_folder=folder, limits=_limits(app)
         )
-        return app.study.add_image(checked.path, case_id=checked.case_id, info=info)
+        return {"image": app.study.add_image(checked.path, case_id=checked.case_id, info=info)}
 
 
 def _update_label_info(app: MedaiApp, case_id: str, tag: str, content: dict[str, Any], user: User) -> dict[str, Any]:

@@ -19,13 +19,12 @@ from fastapi import APIRouter, HTTPException, UploadFile
 from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from medai.errors import InputError, NotFoundError
+from medai.errors import NotFoundError
 from medai.server.access import App, CheckedRoute, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
-from medai.server.request_body import store_upload
-from medai.server.uploads import IMAGE_UPLOAD_EXTENSIONS
+from medai.server.session_upload import MOST_FILES, gather_scan
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +33,15 @@ router = APIRouter(prefix="/session", tags=["Session"], route_class=CheckedRoute
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
-@router.put("/")
+@router.put("/", form_limits={"max_files": MOST_FILES})
 async def create(
     app: App, lanes: Threads, user: Viewer, files: list[UploadFile], expiry: int = 0, uncompress: bool = False
 ) -> JSONResponse:
-    """Upload one scan; ``expiry`` in seconds, at most the server's."""
-    if uncompress or len(files) != 1:
-        raise InputError(
-            f"A session takes one scan file ({', '.join(IMAGE_UPLOAD_EXTENSIONS)}), no archive, and not {len(files)} "
-            "files. medai import turns a DICOM folder into one file."
-        )
-    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _create, app, files[0], expiry))
+    """Upload one scan: a volume file, the slices of a DICOM series, or (``uncompress``) a ZIP of either.
+
+    ``expiry`` is in seconds, at most the server's.
+    """
+    return PlainJSONResponse(await lanes.run(Lane.TRANSFER, _create, app, files, expiry, uncompress=uncompress))
 
 
 @router.get("/{session_id}")
@@ -102,11 +99,12 @@ def _session(app: MedaiApp, session_id: str, *, update: bool) -> SessionInfo:
     return info
 
 
-def _create(app: MedaiApp, upload: UploadFile, expiry: int) -> dict[str, Any]:
+def _create(app: MedaiApp, uploads: list[UploadFile], expiry: int, *, uncompress: bool) -> dict[str, Any]:
     from medai.volume_io.readers import read_geometry
 
     with tempfile.TemporaryDirectory(prefix="medai-session-") as folder:
-        scan = store_upload(upload, Path(folder), extensions=IMAGE_UPLOAD_EXTENSIONS, stem="scan")
+        largest_bytes = app.options.max_upload_mb << 20
+        scan = gather_scan(uploads, Path(folder), uncompress=uncompress, largest_bytes=largest_bytes)
         read_geometry(scan)
         session_id, info = _sessions(app).add_session(str(scan), max(0, expiry), session_id=str(uuid.uuid4()))
     logger.info("New session %s", session_id)

@@ -1,0 +1,67 @@
+"""An uploaded DICOM series becomes one file, in a process of its own: ``python -m medai.server.dicom_worker``.
+
+The first line on standard input is the job (JSON): the folder, the file to write, the budget. Decoders of compressed
+pixels may end the process that they run in, whatever is checked before; here that is one refused upload and not the
+server. Exit code 0: written; 2: cannot be used, the last line on standard output says why.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from medai.errors import InputError, MedaiError
+
+EXIT_REFUSED = 2
+LONGEST_S = 300.0
+"""A series of a thousand slices takes a minute on two cores."""
+
+
+def convert_series(folder: Path, target: Path, *, timeout_s: float = LONGEST_S) -> None:
+    """Read the one CT series of a folder and write it as a volume file; blocking.
+
+    Args:
+        folder: holds the series; what merely lies beside it is left out.
+        target: a ``.nii.gz`` file.
+        timeout_s: after this the series is refused.
+
+    Raises:
+        InputError: no series, several, one that is no CT in Hounsfield units, or one that its decoder fails on.
+    """
+    job = json.dumps({"folder": str(folder), "target": str(target)})
+    command = [sys.executable, "-m", "medai.server.dicom_worker"]
+    try:
+        done = subprocess.run(
+            command, input=job + "\n", capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"The DICOM files could not be read within {timeout_s:g} s: bring them into the study by medai import."
+        ) from error
+    if done.returncode == EXIT_REFUSED:
+        raise InputError(done.stdout.strip().splitlines()[-1])
+    if done.returncode != 0 or not target.is_file():
+        raise InputError("The DICOM files are damaged in a way their decoder does not survive: export them again.")
+
+
+def main() -> int:
+    """Convert as told on standard input; returns the exit code."""
+    job = json.loads(sys.stdin.readline())
+    from medai.volume_io.plausibility import check_chest_ct
+    from medai.volume_io.readers import read_volume
+    from medai.volume_io.writers import write_volume
+
+    try:
+        volume = read_volume(Path(job["folder"]))
+        check_chest_ct(volume)
+        write_volume(volume, Path(job["target"]))
+    except MedaiError as error:
+        sys.stdout.write(" ".join(str(error).split()) + "\n")
+        return EXIT_REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
