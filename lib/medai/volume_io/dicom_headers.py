@@ -41,10 +41,7 @@ HEADER_KEYWORDS = (
 )
 """Facts of the acquisition that are kept. None of them says who the patient is, when or where."""
 
-TRAIT_KEYWORDS = (
-    "PatientSex",
-    "PatientBirthDate",
-    "FrameOfReferenceUID",
+SHOWN_TRAITS = (
     "ConvolutionKernel",
     "AcquisitionNumber",
     "FrameAcquisitionNumber",
@@ -57,6 +54,21 @@ TRAIT_KEYWORDS = (
     "MonoenergeticEnergyEquivalent",
     "KVP",
     "SeriesNumber",
+    "EchoTime",
+    "StackID",
+    "FilterType",
+    "ReconstructionAlgorithm",
+    "ReconstructionDiameter",
+    "SliceThickness",
+    "SpiralPitchFactor",
+)
+"""What may tell the scans apart that share a series UID, with values that cannot say who the patient is or when."""
+
+TRAIT_KEYWORDS = (
+    *SHOWN_TRAITS,
+    "PatientSex",
+    "PatientBirthDate",
+    "FrameOfReferenceUID",
     "SeriesDescription",
     "ProtocolName",
     "SeriesDate",
@@ -68,47 +80,15 @@ TRAIT_KEYWORDS = (
     "FrameReferenceDateTime",
     "IrradiationEventUID",
     "ContrastBolusAgent",
-    "EchoTime",
-    "StackID",
     "ScanOptions",
-    "FilterType",
-    "ReconstructionAlgorithm",
-    "ReconstructionDiameter",
     "ReconstructionTargetCenterPatient",
-    "SliceThickness",
-    "SpiralPitchFactor",
     "ImageComments",
     "DerivationDescription",
     "ContentTime",
     "StationName",
     "ManufacturerModelName",
 )
-"""What may tell the scans apart that share a series UID. Values are compared, and hardly ever shown."""
-
-SHOWN_TRAITS = frozenset(
-    {
-        "ConvolutionKernel",
-        "AcquisitionNumber",
-        "FrameAcquisitionNumber",
-        "TemporalPositionIdentifier",
-        "TemporalPositionIndex",
-        "NominalPercentageOfCardiacPhase",
-        "NominalCardiacTriggerDelayTime",
-        "TriggerTime",
-        "ImageType",
-        "MonoenergeticEnergyEquivalent",
-        "KVP",
-        "SeriesNumber",
-        "EchoTime",
-        "StackID",
-        "FilterType",
-        "ReconstructionAlgorithm",
-        "ReconstructionDiameter",
-        "SliceThickness",
-        "SpiralPitchFactor",
-    }
-)
-"""Those whose values cannot say who the patient is, when or where."""
+"""All that may; the values of the others are compared and never shown."""
 
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"

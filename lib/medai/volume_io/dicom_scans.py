@@ -15,6 +15,7 @@ slice.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -253,22 +254,40 @@ def _passes(stack: _Stack) -> list[ScanPart] | None:
         if any(key is None for key in keys) or len(set(keys)) < len(keys):
             continue
         ordered = sorted(range(len(keys)), key=lambda n: keys[n])  # type: ignore[arg-type,return-value]
-        steps = np.diff(stack.positions_mm[ordered])
-        signs = np.where(np.abs(steps) < SAME_POSITION_MM, 0, np.sign(steps)).astype(int)
-        runs = [[ordered[0]]]
-        direction = 0
-        for n, sign in zip(ordered[1:], signs, strict=True):
-            if sign != 0 and direction in (0, sign):
-                runs[-1].append(n)
-                direction = sign
-            else:
-                runs.append([n])
-                direction = 0
+        runs = _runs(ordered, stack.positions_mm)
         if len(runs) > 1 and min(len(run) for run in runs) >= _FEWEST_SLICES:
             parts = [stack.part(run, number, len(runs)) for number, run in enumerate(runs, start=1)]
             if _overlap_most([stack.positions_mm[run] for run in runs]):
                 return parts
     return None
+
+
+def _runs(ordered: Sequence[int], positions_mm: NDArray[np.float64]) -> list[list[int]]:
+    """Cut an order of slices where it turns back, or halts."""
+    runs = [[ordered[0]]]
+    direction = 0.0
+    for before, n in itertools.pairwise(ordered):
+        step_mm = float(positions_mm[n] - positions_mm[before])
+        if abs(step_mm) >= SAME_POSITION_MM and np.sign(step_mm) * direction >= 0:
+            runs[-1].append(n)
+            direction = float(np.sign(step_mm))
+        else:
+            runs.append([n])
+            direction = 0.0
+    for run, following in itertools.pairwise(runs):
+        # A table that goes there and back begins its way back one step beyond the end: that slice is of the way back.
+        steps_mm = np.abs(np.diff(positions_mm[run]))
+        back_mm = np.abs(np.diff(positions_mm[[run[-1], *following]]))
+        if min(len(steps_mm), len(back_mm)) < 2:
+            continue
+        if _is_odd(steps_mm[-1], steps_mm[:-1]) and not _is_odd(back_mm[0], back_mm[1:]):
+            following.insert(0, run.pop())
+    return runs
+
+
+def _is_odd(step_mm: float, others_mm: NDArray[np.float64]) -> bool:
+    usual_mm = float(np.median(others_mm))
+    return abs(float(step_mm) - usual_mm) > _UNEVEN * usual_mm
 
 
 def _layers(stack: _Stack) -> list[ScanPart] | None:
