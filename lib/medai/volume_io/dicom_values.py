@@ -6,12 +6,14 @@ cannot be understood is noted with its tag and value, and the file it stands in 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import BaseTag, Tag
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TEXT_VRS = {"DS", "IS", "LO", "SH", "CS", "ST", "LT", "UT", "UC", "UI", "DA", "TM", "DT", "PN", "AS"}
@@ -92,10 +94,13 @@ class HeaderValues:
     def shown(self, keyword: str) -> str:
         """The value as text in the file's character set, for people to read."""
         holder = self._holder(keyword)
+        written = element_text(holder, keyword)
+        if written.isascii():
+            return written
         try:
             value = holder.get(keyword, None)
         except (ValueError, TypeError, OverflowError):
-            return element_text(holder, keyword)
+            return written
         if value is None or isinstance(value, str) or not hasattr(value, "__iter__"):
             return "" if value is None else str(value)
         return "\\".join(str(part) for part in value)
@@ -116,6 +121,8 @@ class HeaderValues:
         return list(value) if value else []
 
     def _holder(self, keyword: str) -> Any:
+        if self.per_frame is None and self.shared is None:
+            return self.dataset
         sequence_keyword = _GROUP_OF.get(keyword)
         if sequence_keyword is not None:
             for group in (self.per_frame, self.shared):
@@ -127,10 +134,10 @@ class HeaderValues:
 
 def element_text(dataset: Any, keyword: str) -> str:
     """An element's value as it is written, "" where there is none; letters beyond ASCII are not decoded."""
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in dataset:
-        return ""
+    tag = _tag_of(keyword)
     element = dataset.get_item(tag)
+    if element is None:
+        return ""
     value = element.value
     if isinstance(value, bytes):
         vr = dictionary_VR(tag) if element.VR in (None, "UN") else element.VR
@@ -144,8 +151,13 @@ def element_text(dataset: Any, keyword: str) -> str:
     return "\\".join(str(part) for part in value)
 
 
+@functools.cache
+def _tag_of(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
 def _tag(keyword: str) -> str:
-    tag = tag_for_keyword(keyword) or 0
+    tag = int(_tag_of(keyword))
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
