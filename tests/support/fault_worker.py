@@ -209,6 +209,32 @@ def queue(study: str, name: str, count: int) -> None:
 
 
 @operation
+def delete(study: str, scan: str, label: str, first: int, count: int = 100_000) -> None:
+    """Add cases with a label each, and delete them again."""
+    from medai.store.study import StudyStore
+
+    store = StudyStore(Path(study))
+    say(begun=True)
+    for number in range(first, first + count):
+        case_id = f"case{number:06d}"
+        store.add_image(Path(scan), case_id=case_id, info={})
+        store.save_label(case_id, Path(label), "final", {"label_info": [{"name": "nodule", "idx": 1}]})
+        say(added=case_id)
+        store.remove_image(case_id)
+        say(removed=case_id)
+
+
+@operation
+def bring(source: str, study: str) -> None:
+    """Import a folder of scans."""
+    from medai.workflows.import_study import import_scans
+
+    say(begun=True)
+    report = import_scans([Path(source)], Path(study), on_imported=lambda case: say(imported=case.case_id))
+    say(refused=len(report.refused), done=len(report.imported) + len(report.skipped))
+
+
+@operation
 def challenge(models: str, starters: str, task: str, folder: str, name: str, count: int) -> None:
     """Publish against the champion of the moment; one that was overtaken is refused and judged anew."""
     from medai.errors import ConflictError
