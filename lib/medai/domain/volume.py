@@ -22,12 +22,14 @@ class Volume:
         case_id: the name of the case in its study, "" where the scan stands alone. Never a patient's name.
         header: facts of the acquisition under their DICOM keywords (``SliceThickness``, ``ConvolutionKernel``,
             ``SeriesInstanceUID`` …), without patient identifiers; may be empty.
+        notes: what a reader had to decide about the file and an annotator should know, in sentences.
     """
 
     geometry: VolumeGeometry
     image_hu: NDArray[np.generic]
     case_id: str = ""
     header: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.image_hu.shape != self.geometry.shape_ijk:
@@ -42,4 +44,5 @@ class Volume:
             image_hu=self.image_hu[box.slices],
             case_id=self.case_id,
             header=self.header,
+            notes=self.notes,
         )

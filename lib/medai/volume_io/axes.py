@@ -1,4 +1,4 @@
-"""Label maps stored in another order of the same axes, turned into the scan's order without touching a voxel.
+"""Axes of files: checked as they are read, and label maps stored in another order turned into the scan's.
 
 Programs that write NIfTI through another library often permute or reverse axes: the grid in the patient is the same.
 """
@@ -11,7 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import LabelMap
+from medai.errors import GeometryError
 from medai.geometry import IndexBox, VolumeGeometry
+
+_RIGHT_ANGLES = "not at right angles"
+
+
+def file_geometry(
+    shape_ijk: tuple[int, int, int], affine_ijk_to_ras_mm: NDArray[np.float64], name: str
+) -> VolumeGeometry:
+    """The grid that a file states.
+
+    Raises:
+        GeometryError: it is no grid at right angles; the message says what to do with such a file.
+    """
+    try:
+        return VolumeGeometry(shape_ijk=shape_ijk, affine_ijk_to_ras_mm=affine_ijk_to_ras_mm)
+    except GeometryError as error:
+        if _RIGHT_ANGLES not in str(error):
+            raise GeometryError(f"{name} has no usable place in the patient. {error}") from error
+        axes = affine_ijk_to_ras_mm[:3, :3] / np.linalg.norm(affine_ijk_to_ras_mm[:3, :3], axis=0)
+        raise GeometryError(
+            f"{name} has axes that are {_RIGHT_ANGLES} (gantry tilt or a sheared affine: {axes.round(4).tolist()}). "
+            "Import the DICOM series it was made from with 'medai import --correct-tilt', or resample it in 3D Slicer "
+            "(Resample Scalar/Vector/DWI Volume) and save it."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,10 +1,14 @@
-"""The only file that knows isal, Intel's deflate: typed doors to it, and bytes of arrays without a copy.
+"""The only file that knows isal, Intel's deflate: typed doors to it and to bzip2, and bytes of arrays without a copy.
 
 Level 2 throughout: on CT it is as small as zlib's default and about ten times as fast (measured, 512×512×300 int16).
 """
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import io
 import zlib
 from typing import IO, Any, cast
 
@@ -39,20 +43,73 @@ def deflate(data: memoryview) -> bytes:
     return igzip.compress(data, GZIP_LEVEL, mtime=0)
 
 
-def zlib_stream_size(raw: IO[bytes]) -> int:
-    """The inflated size of the zlib stream at the current position; its checksum is verified on the way.
+def open_stream(raw: IO[bytes], encoding: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """The inflated bytes of a stream that starts at the current position of ``raw``; ``raw`` itself is left open.
+
+    Args:
+        raw: an unbuffered file.
+        encoding: "raw", "gzip", "zlib" or "bzip2".
+    """
+    if encoding == "gzip":
+        return open_inflated(raw)
+    if encoding == "zlib":
+        return cast("IO[bytes]", _ZlibStream(raw))
+    if encoding == "bzip2":
+        return cast("IO[bytes]", bz2.BZ2File(raw, "rb"))
+    return contextlib.nullcontext(raw)
+
+
+def check_end_of_stream(stream: IO[bytes]) -> None:
+    """Read one byte on: a stream that ends here verifies its checksum. Whatever follows the voxels is left alone.
 
     Raises:
-        EOFError: the stream ends early; or one of ``DAMAGED_STREAM_ERRORS``.
+        One of ``DAMAGED_STREAM_ERRORS``.
     """
-    inflater = isal_zlib.decompressobj()
+    try:
+        stream.read(1)
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):
+            raise
+
+
+def inflated_size(stream: IO[bytes], largest: int) -> int:
+    """Count the bytes of a stream.
+
+    Raises:
+        OSError: there are more than ``largest``; or one of ``DAMAGED_STREAM_ERRORS``.
+    """
     size = 0
-    while not inflater.eof:
-        piece = raw.read(_PIECE_BYTES)
-        if not piece:
-            raise EOFError("the compressed voxels end early")
-        size += len(inflater.decompress(piece))
+    while piece := stream.read(_PIECE_BYTES):
+        size += len(piece)
+        if size > largest:
+            raise OSError(f"it inflates to more than {largest} bytes")
     return size
+
+
+class _ZlibStream(io.RawIOBase):
+    """A zlib stream, as MetaImage files hold it."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._inflater = isal_zlib.decompressobj()
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Inflate at most as many bytes as the buffer takes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        while not self._inflater.eof:
+            packed = self._inflater.unconsumed_tail or self._raw.read(_PIECE_BYTES)
+            if not packed:
+                raise EOFError("the compressed voxels end early")
+            found = self._inflater.decompress(packed, len(view))
+            if found:
+                view[: len(found)] = found
+                return len(found)
+        return 0
 
 
 def fortran_bytes(voxels: NDArray[Any]) -> memoryview:

@@ -1,25 +1,46 @@
-"""MetaImage (.mha, .mhd), read and written by ITK."""
+"""MetaImage (.mha, .mhd): ITK reads the place from the header and writes; the voxels are read here.
+
+ITK hands out whatever was in memory where compressed voxels do not inflate, and that is every compressed file with
+its voxels inside and without the optional CompressedDataSize. So the header's text is read here too, and what ITK
+would misread is read right or refused by name.
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.domain import LabelMap, Volume
-from medai.errors import InputError
+from medai.errors import InputError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import affine_from_itk, affine_to_itk
-from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, zlib_stream_size
-from medai.volume_io.nrrd_file import detached_file
+from medai.volume_io.axes import file_geometry
+from medai.volume_io.nrrd_header import detached_file
 from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.segments import named_segments
-from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, build_voxels
+from medai.volume_io.voxel_stream import (
+    HU_TYPES,
+    LABEL_TYPES,
+    Encoding,
+    VoxelLayout,
+    VoxelSource,
+    check_promise,
+    read_voxels,
+)
 
+_log = logging.getLogger(__name__)
 _LONGEST_HEADER_BYTES = 1 << 16
+# MET_LONG is four bytes to MetaIO, on every machine.
+_STORED_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}  # fmt: skip
+_OTHER_MODALITIES = {"MET_MOD_MR": "MR", "MET_MOD_NM": "nuclear medicine", "MET_MOD_US": "ultrasound"}
 
 
 class MetaImageReader:
@@ -33,17 +54,24 @@ class MetaImageReader:
 
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
-        return _read_header(path, budget)[1]
+        return _open(path, budget).geometry
 
     def read_volume(self, path: Path, options: ReadOptions) -> Volume:
         """The scan."""
-        geometry, voxels = _read(path, HU_TYPES, options.budget)
-        return Volume(geometry=geometry, image_hu=voxels)
+        image = _open(path, options.budget)
+        if image.modality in _OTHER_MODALITIES:
+            raise UnsupportedScanError(
+                f"{path.name} is {_OTHER_MODALITIES[image.modality]} by its header (Modality = {image.modality}); "
+                "medai works on CT only."
+            )
+        voxels = _voxels(image, HU_TYPES, options.budget)
+        return Volume(geometry=image.geometry, image_hu=voxels, notes=image.notes)
 
     def read_label_map(self, path: Path, budget: ReadBudget) -> LabelMap:
         """The labels, named ``label_k``: MetaImage stores no names."""
-        geometry, labels = _read(path, LABEL_TYPES, budget)
-        return LabelMap(geometry=geometry, labels=labels, segments=named_segments(labels, ()))
+        image = _open(path, budget)
+        labels = _voxels(image, LABEL_TYPES, budget)
+        return LabelMap(geometry=image.geometry, labels=labels, segments=named_segments(labels, ()))
 
 
 def write_meta_image(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometry) -> None:
@@ -59,15 +87,131 @@ def write_meta_image(path: Path, voxels: NDArray[np.generic], geometry: VolumeGe
     itk.imwrite(image, str(path), compression=True, imageio=itk.MetaImageIO.New())
 
 
-def _read_header(path: Path, budget: ReadBudget) -> tuple[Any, VolumeGeometry]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MetaImage:
+    """A header that was understood: the grid, where its voxels are, and what to tell of it."""
+
+    geometry: VolumeGeometry
+    source: VoxelSource
+    layout: VoxelLayout
+    modality: str
+    notes: tuple[str, ...]
+
+
+def _open(path: Path, budget: ReadBudget) -> _MetaImage:
+    fields, header_bytes = _fields(path)
+    _refuse_forms(fields, path.name)
+    source = _source(fields, path, header_bytes)
+    geometry = _geometry(path)
+    order = ">" if _is_true(fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))) else "<"
+    dtype = np.dtype(order + _STORED_TYPES[fields["ElementType"]])
+    layout = VoxelLayout(shape=geometry.shape_ijk, dtype=dtype)
+    check_promise(source, layout, budget)
+    unit = fields.get("DistanceUnits", "mm")
+    notes = (
+        (f"{path.name} states its lengths in {unit}; they are taken as mm, as 3D Slicer takes them.",)
+        if unit not in ("mm", "?")
+        else ()
+    )
+    return _MetaImage(geometry=geometry, source=source, layout=layout, modality=fields.get("Modality", ""), notes=notes)
+
+
+def _fields(path: Path) -> tuple[dict[str, str], int]:
+    """The lines up to ElementDataFile, the last one, and how many bytes they are."""
+    with path.open("rb") as stream:
+        head = stream.read(_LONGEST_HEADER_BYTES)
+    fields: dict[str, str] = {}
+    position = 0
+    for line in head.split(b"\n"):
+        position += len(line) + 1
+        text = line.decode("ascii", errors="replace")
+        separator = "=" if "=" in text else ":"
+        key, found, value = text.partition(separator)
+        if not found:
+            break
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    if "ElementDataFile" not in fields or "DimSize" not in fields:
+        raise InputError(f"{path.name} is not a MetaImage: it has no DimSize or ElementDataFile line.")
+    return fields, position
+
+
+def _refuse_forms(fields: dict[str, str], name: str) -> None:
+    """Refuse the optional forms that ITK does not read, or reads as something else."""
+    again = "Save it again, for example with 3D Slicer."
+    if (kind := fields.get("ObjectType", "Image")) != "Image":
+        raise InputError(f"{name} holds a '{kind}', not an image (ObjectType).")
+    if "BinaryData" in fields and not _is_true(fields["BinaryData"]):
+        raise InputError(f"{name} keeps its voxels as text (BinaryData = False), which ITK does not read. {again}")
+    if fields.get("ElementType") not in _STORED_TYPES:
+        raise InputError(
+            f"{name} holds voxels of the type '{fields.get('ElementType', '')}' (ElementType), not single numbers."
+        )
+    for key, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
+        value = fields.get(key, str(neutral))
+        if not _is_number(value, neutral):
+            raise InputError(
+                f"{name} has {key} = {value}, which 3D Slicer ignores: its Hounsfield units are not known. Store the "
+                "values themselves and remove that line."
+            )
+
+
+def _is_number(text: str, value: float) -> bool:
+    try:
+        return float(text) == value
+    except ValueError:
+        return False
+
+
+def _is_true(text: str) -> bool:
+    """MetaIO's reading of a flag."""
+    return text[:1] in ("T", "t", "1")
+
+
+def _source(fields: dict[str, str], path: Path, header_bytes: int) -> VoxelSource:
+    is_local = fields["ElementDataFile"].upper() == "LOCAL"
+    data_path = path if is_local else detached_file(path, fields["ElementDataFile"])
+    start = header_bytes if is_local else 0
+    compressed = _is_true(fields.get("CompressedData", "False"))
+    try:
+        skip = int(fields.get("HeaderSize", "0"))
+    except ValueError:
+        skip = -2
+    if skip < -1 or (skip > 0 and is_local) or (skip and compressed):
+        raise InputError(
+            f"{path.name} has HeaderSize = {fields['HeaderSize']} before {'compressed' if compressed else 'its'} "
+            "voxels, which ITK reads in the wrong place. Save it again without HeaderSize."
+        )
+    encoding = _compression(data_path, start, path.name) if compressed else "raw"
+    return VoxelSource(
+        path=data_path, encoding=encoding, name=path.name, start=start, skip=None if skip == -1 else skip
+    )
+
+
+def _compression(path: Path, start: int, name: str) -> Encoding:
+    with path.open("rb") as stream:
+        stream.seek(start)
+        magic = stream.read(2)
+    if magic == b"\x1f\x8b":
+        return "gzip"
+    if len(magic) == 2 and magic[0] & 15 == 8 and int.from_bytes(magic, "big") % 31 == 0:
+        return "zlib"
+    if len(magic) < 2:
+        raise InputError(f"{name} is truncated: it holds no voxels. Copy or export it again.")
+    raise InputError(
+        f"{name} is damaged: its compressed voxels begin as neither zlib nor gzip do. Save it again, compressed by 3D "
+        "Slicer or not at all."
+    )
+
+
+def _geometry(path: Path) -> VolumeGeometry:
     import itk
 
-    _find_voxels(path)
     header = itk.MetaImageIO.New()
     header.SetFileName(str(path))
     try:
         header.ReadImageInformation()
-        voxel_bytes = int(header.GetComponentSize())
     except RuntimeError as error:
         raise InputError(f"{path.name} has a damaged MetaImage header. Export the scan again.") from error
     axes = int(header.GetNumberOfDimensions())
@@ -81,94 +225,15 @@ def _read_header(path: Path, budget: ReadBudget) -> tuple[Any, VolumeGeometry]:
             f"{path.name} holds {header.GetNumberOfComponents()} values a voxel (colours or vectors), not Hounsfield "
             "units."
         )
-    budget.check(shape, voxel_bytes, path.name)
     affine = affine_from_itk(
         [header.GetOrigin(a) for a in range(3)],
         [header.GetSpacing(a) for a in range(3)],
         np.column_stack([header.GetDirection(a) for a in range(3)]),
     )
-    return header, VolumeGeometry(shape_ijk=(shape[0], shape[1], shape[2]), affine_ijk_to_ras_mm=affine)
+    return file_geometry((shape[0], shape[1], shape[2]), affine, path.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StoredVoxels:
-    """Where the voxels are: ``start`` bytes into ``path``; ``byte_count`` of them, before compression."""
-
-    path: Path
-    start: int
-    byte_count: int
-    compressed: bool
-
-
-def _find_voxels(path: Path) -> _StoredVoxels:
-    """Read the header text ourselves, to refuse what ITK would follow or misread silently: other folders, cut files."""
-    with path.open("rb") as stream:
-        head = stream.read(_LONGEST_HEADER_BYTES)
-    fields: dict[str, str] = {}
-    position = 0
-    for line in head.split(b"\n"):
-        position += len(line) + 1
-        key, separator, value = line.decode("ascii", errors="replace").partition("=")
-        if not separator:
-            break
-        fields[key.strip()] = value.strip()
-        if key.strip() == "ElementDataFile":
-            break
-    if "ElementDataFile" not in fields or "DimSize" not in fields:
-        raise InputError(f"{path.name} is not a MetaImage: it has no DimSize or ElementDataFile line.")
-    local = fields["ElementDataFile"].upper() == "LOCAL"
-    data_path = path if local else detached_file(path, fields["ElementDataFile"])
-    voxels = _StoredVoxels(
-        path=data_path,
-        start=position if local else 0,
-        byte_count=_byte_count(fields),
-        compressed=fields.get("CompressedData", "False").lower() == "true",
-    )
-    found = data_path.stat().st_size - voxels.start
-    if not voxels.compressed and found < voxels.byte_count:
-        raise InputError(_truncated(path.name, voxels.byte_count))
-    return voxels
-
-
-def _check_compressed_voxels(voxels: _StoredVoxels, name: str) -> None:
-    """ITK only prints a line when the voxels do not inflate, and hands out what was in memory."""
-    try:
-        with voxels.path.open("rb") as stream:
-            stream.seek(voxels.start)
-            size = zlib_stream_size(stream)
-    except DAMAGED_STREAM_ERRORS as error:
-        raise InputError(f"{name} is damaged or truncated ({error}). Copy or export it again.") from error
-    if size != voxels.byte_count:
-        raise InputError(_truncated(name, voxels.byte_count))
-
-
-def _truncated(name: str, needed: int) -> str:
-    return f"{name} is truncated: its header promises {needed} bytes of voxels. Copy or export it again."
-
-
-def _byte_count(fields: dict[str, str]) -> int:
-    sizes = {"CHAR": 1, "SHORT": 2, "INT": 4, "FLOAT": 4, "LONG": 4, "DOUBLE": 8, "LONG_LONG": 8}
-    kind = fields.get("ElementType", "").removeprefix("MET_").removeprefix("U")
-    count = sizes.get(kind, 1)
-    for n in fields["DimSize"].split():
-        count *= int(n) if n.isdecimal() else 0
-    return count
-
-
-def _read(
-    path: Path, types: tuple[type[np.generic], ...], budget: ReadBudget
-) -> tuple[VolumeGeometry, NDArray[np.generic]]:
-    import itk
-
-    header, geometry = _read_header(path, budget)
-    voxels = _find_voxels(path)
-    if voxels.compressed:
-        _check_compressed_voxels(voxels, path.name)
-    try:
-        # Types that ITK's Python side lacks (signed char, long) are read as double.
-        image = itk.imread(str(path), pixel_type=itk.D, fallback_only=True, imageio=header)
-    except RuntimeError as error:
-        raise InputError(f"{path.name} is damaged or truncated. Copy or export it again.") from error
-    # [k, j, i] in C order is [i, j, k] with i fastest. Copied slab by slab: ITK frees its buffer with the image.
-    view = itk.array_view_from_image(image).T
-    return geometry, build_voxels(view, types, path.name)
+def _voxels(image: _MetaImage, types: tuple[type[np.generic], ...], budget: ReadBudget) -> NDArray[np.generic]:
+    for note in image.notes:
+        _log.warning("%s", note)
+    return read_voxels(image.source, image.layout, types, budget=budget)

@@ -118,7 +118,7 @@ def _check_header(path: Path, scan: VolumeGeometry, most_voxels: int) -> bool:
     sizes: Sequence[int] = geometry.shape_ijk
     is_segmentation = False
     if path.name.lower().endswith(".nrrd"):
-        from medai.volume_io.nrrd_file import read_nrrd_header
+        from medai.volume_io.nrrd_header import read_nrrd_header
 
         fields = read_nrrd_header(path).fields
         sizes = [int(n) for n in fields["sizes"]]

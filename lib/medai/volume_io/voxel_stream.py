@@ -8,17 +8,24 @@ of the scan ever existing.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medai.errors import InputError
-from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, fortran_bytes, open_inflated
+from medai.volume_io.gzip_stream import (
+    DAMAGED_STREAM_ERRORS,
+    check_end_of_stream,
+    fortran_bytes,
+    inflated_size,
+    open_stream,
+)
 from medai.volume_io.options import ReadBudget
 
 HU_TYPES: tuple[type[np.generic], ...] = (np.int16, np.float32)
@@ -32,6 +39,15 @@ _SLAB_BYTES = 8 << 20
 _INFLATE_BYTES = 256 << 10
 # Deflate cannot do better than 1032:1 (two bits for a run of 258 bytes), so a header that promises more lies.
 _LARGEST_INFLATION = 1040
+# What may lie before the voxels in a compressed stream (NIfTI extensions, an NRRD byte skip): it must be inflated.
+_LARGEST_SKIP_BYTES = 64 << 20
+_LONGEST_NUMBER_BYTES = 1 << 10
+
+# A label's value that is this close to a whole number was one.
+_NEARLY_WHOLE = 1e-3
+
+Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
+"""How voxels are stored; compressed streams may have several members."""
 
 _REPORT_BYTES = 4 << 20
 
@@ -70,6 +86,26 @@ class VoxelLayout:
         return self.slope != 1.0 or self.intercept != 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelSource:
+    """Where a stream of voxels is.
+
+    Attributes:
+        path: the file that holds the voxels.
+        encoding: how they are stored there.
+        name: for messages; of the header's file where the voxels have one of their own.
+        start: byte of the file at which the stream begins (an NRRD header lies before its compressed voxels).
+        skip: bytes of the inflated stream before the first voxel (a NIfTI header is compressed with its voxels); None
+            where the voxels are the last of the stream.
+    """
+
+    path: Path
+    encoding: Encoding
+    name: str
+    start: int = 0
+    skip: int | None = 0
+
+
 class VoxelBuilder:
     """Collects slabs along the last axis into one Fortran-ordered array of the smallest type that holds them all."""
 
@@ -88,6 +124,8 @@ class VoxelBuilder:
         """
         if slab.dtype.kind == "f":
             check_finite(slab, self._file_name)
+            if self._limits == LABEL_TYPES:
+                slab = _rounded(slab)
         while not _fits(slab, np.dtype(self._types[0])):
             self._types.pop(0)
             if not self._types:
@@ -124,29 +162,48 @@ def check_finite(values: NDArray[Any], file_name: str) -> None:
         )
 
 
+def check_promise(source: VoxelSource, layout: VoxelLayout, budget: ReadBudget) -> None:
+    """Hold what a header promises against the size of its file and the budget, before anything is read.
+
+    Raises:
+        InputError: the file cannot hold so many voxels, or they are more than the budget.
+    """
+    size = source.path.stat().st_size - source.start
+    skip = source.skip or 0
+    fewest = skip + layout.byte_count
+    if source.encoding in ("gzip", "zlib"):
+        fewest = -(-fewest // _LARGEST_INFLATION)
+    elif source.encoding == "bzip2":
+        fewest = 1
+    elif source.encoding == "hex":
+        fewest = 2 * layout.byte_count
+    elif source.encoding == "text":
+        fewest = 2 * math.prod(layout.shape) - 1
+    if skip < 0 or fewest > size:
+        raise InputError(_truncated(source.name, layout.byte_count))
+    budget.check(layout.shape, layout.dtype.itemsize, source.name)
+    if source.encoding != "raw" and skip > _LARGEST_SKIP_BYTES:
+        raise InputError(
+            f"{source.name} has a damaged header: its voxels begin {skip} bytes after the start of the stream. "
+            "Export it again."
+        )
+
+
 def read_voxels(
-    path: Path,
+    source: VoxelSource,
     layout: VoxelLayout,
     types: tuple[type[np.generic], ...],
     *,
     budget: ReadBudget,
-    gzipped: bool,
-    start: int = 0,
-    skip: int = 0,
-    file_name: str = "",
     on_voxels: OnVoxels | None = None,
 ) -> NDArray[np.generic]:
     """Read the voxels of a file.
 
     Args:
-        path: the file that holds the voxels.
+        source: where they are.
         layout: shape, type and scaling.
         types: allowed result types, smallest first.
         budget: the largest image that is read.
-        gzipped: True where the bytes from ``start`` on are a gzip stream.
-        start: byte of the file at which the stream begins (an NRRD header lies before its compressed voxels).
-        skip: bytes of the inflated stream before the first voxel (a NIfTI header is compressed with its voxels).
-        file_name: for messages; the name of ``path`` by default.
         on_voxels: called every few megabytes where the voxels are inflated straight into the result, else never.
 
     Returns:
@@ -155,25 +212,83 @@ def read_voxels(
     Raises:
         InputError: the file is truncated, damaged, larger than the budget, or holds a value that no type fits.
     """
-    file_name = file_name or path.name
-    size = path.stat().st_size - start
-    if skip < 0 or skip + layout.byte_count > size * (_LARGEST_INFLATION if gzipped else 1):
-        raise InputError(_truncated(file_name, layout.byte_count))
-    budget.check(layout.shape, layout.dtype.itemsize, file_name)
-    with path.open("rb", buffering=0) as raw:
+    check_promise(source, layout, budget)
+    try:
+        if source.encoding in ("text", "hex"):
+            return build_voxels(_from_text(source, layout), types, source.name)
+        skip = _length(source, budget) - layout.byte_count if source.skip is None else source.skip
+        if skip < 0:
+            raise InputError(_truncated(source.name, layout.byte_count))
+        with source.path.open("rb", buffering=0) as raw:
+            raw.seek(source.start)
+            with open_stream(raw, source.encoding) as stream:
+                if source.encoding == "raw":
+                    stream.seek(skip, os.SEEK_CUR)
+                else:
+                    _skip(stream, skip)
+                voxels = _collect(cast("Any", stream).readinto, layout, types, source.name, on_voxels)
+                if source.encoding != "raw":
+                    check_end_of_stream(stream)
+                return voxels
+    except DAMAGED_STREAM_ERRORS as error:
+        raise InputError(f"{source.name} is damaged or truncated ({error}). Copy or export it again.") from error
+
+
+def _length(source: VoxelSource, budget: ReadBudget) -> int:
+    """Bytes of the stream once inflated."""
+    with source.path.open("rb", buffering=0) as raw:
+        if source.encoding == "raw":
+            return raw.seek(0, os.SEEK_END) - source.start
+        raw.seek(source.start)
+        with open_stream(raw, source.encoding) as stream:
+            return inflated_size(stream, budget.largest_bytes + _LARGEST_SKIP_BYTES)
+
+
+def _from_text(source: VoxelSource, layout: VoxelLayout) -> NDArray[Any]:
+    """Voxels written as numbers, or as hexadecimal digits of their bytes; whatever follows them is left alone."""
+    is_hex = source.encoding == "hex"
+    values = np.empty(layout.byte_count, np.uint8) if is_hex else np.empty(math.prod(layout.shape), np.float64)
+    filled = 0
+    with source.path.open("rb") as stream:
+        stream.seek(source.start)
         try:
-            raw.seek(start)
-            if not gzipped:
-                raw.seek(skip, os.SEEK_CUR)
-                return _collect(raw.readinto, layout, types, file_name, on_voxels)
-            with open_inflated(raw) as stream:
-                _skip(stream, skip)
-                return _collect(cast("Any", stream).readinto, layout, types, file_name, on_voxels)
-        except DAMAGED_STREAM_ERRORS as error:
-            raise InputError(f"{file_name} is damaged or truncated ({error}). Copy or export it again.") from error
+            for piece in _digits(stream) if is_hex else _numbers(stream):
+                count = min(piece.size, values.size - filled)
+                values[filled : filled + count] = piece[:count]
+                filled += count
+                if filled == values.size:
+                    break
+        except ValueError as error:
+            raise InputError(f"{source.name} is damaged: its voxels are no {source.encoding} ({error}).") from error
+    if filled < values.size:
+        raise InputError(_truncated(source.name, layout.byte_count))
+    stored = values.view(layout.dtype) if is_hex else values
+    return stored.reshape(layout.shape, order="F")
 
 
-def _skip(stream: Any, count: int) -> None:
+def _digits(stream: IO[bytes]) -> Iterator[NDArray[Any]]:
+    """The bytes that pairs of hexadecimal digits stand for, piece by piece."""
+    rest = b""
+    while piece := stream.read(_INFLATE_BYTES):
+        digits = rest + b"".join(piece.split())
+        even = len(digits) // 2 * 2
+        rest = digits[even:]
+        yield np.frombuffer(bytes.fromhex(digits[:even].decode("ascii")), dtype=np.uint8)
+
+
+def _numbers(stream: IO[bytes]) -> Iterator[NDArray[Any]]:
+    """The numbers of a text, piece by piece."""
+    rest = b""
+    while piece := stream.read(_INFLATE_BYTES):
+        words = (rest + piece).split()
+        rest = words.pop() if words and not piece[-1:].isspace() else b""
+        if len(rest) > _LONGEST_NUMBER_BYTES:
+            raise ValueError("a number of more than a thousand digits")
+        yield np.array(words, dtype=np.float64)
+    yield np.array([rest] if rest else [], dtype=np.float64)
+
+
+def _skip(stream: IO[bytes], count: int) -> None:
     while count > 0:
         piece = stream.read(min(count, _INFLATE_BYTES))
         if not piece:
@@ -251,12 +366,20 @@ def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
     return values.dtype.kind in "iub" or bool((np.rint(values) == values).all())
 
 
+def _rounded(values: NDArray[Any]) -> NDArray[Any]:
+    """The values as whole numbers where each is one but for a rounding error (of a resampling or a scaling)."""
+    whole = np.rint(values)
+    return whole if bool((np.abs(whole - values) <= _NEARLY_WHOLE).all()) else values
+
+
 def _unfitting(values: NDArray[Any], types: tuple[type[np.generic], ...], file_name: str) -> str:
     limits = np.iinfo(cast("Any", types[-1]))
-    wrong = (values < 0) | (values > limits.max) | (np.rint(values) != values)
+    wrong = (values < 0) | (values > limits.max) | (np.abs(np.rint(values) - values) > _NEARLY_WHOLE)
     value = values[wrong].flat[0]
+    # With every digit it has: a rounded 0.998 would be called no whole number as "1".
+    text = np.format_float_positional(value, trim="-") if values.dtype.kind == "f" else str(value)
     return (
-        f"{file_name} holds the voxel value {value:g}; a label map holds whole numbers from 0 to {limits.max}. "
+        f"{file_name} holds the voxel value {text}; a label map holds whole numbers from 0 to {limits.max}. "
         "Is this the scan instead of its labels?"
     )
 

@@ -1,11 +1,13 @@
-"""NIfTI's own rules: scaling, sform before qform, units, byte order, several gzip members."""
+"""NIfTI's own rules: scaling, the two forms, units, byte order, several gzip members."""
 
 import gzip
+import struct
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from medai.errors import GeometryError, InputError
 from medai.volume_io.readers import read_geometry, read_label_map, read_volume
 
 
@@ -63,18 +65,127 @@ def test_a_late_fraction_keeps_the_whole_numbers_before_it(tmp_path, monkeypatch
     np.testing.assert_array_equal(image_hu, stored)
 
 
-def test_sform_before_qform_before_neither(tmp_path):
-    stored = np.zeros((10, 11, 12), np.int16)
+TURNED = np.array([[0.0, 0.0, -2.5, 11.0], [0.7, 0.0, 0.0, 12.0], [0.0, 0.8, 0.0, 13.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def with_forms(path, qform, sform, codes, **fields):
+    header = nib.Nifti1Header()
+    header.set_data_shape((10, 11, 12))
+    header.set_data_dtype(np.int16)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    header.set_qform(qform, 1)
+    header.set_sform(sform, 1)
+    header["qform_code"], header["sform_code"] = codes
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(bytes(header.binaryblock) + bytes(4) + bytes(2 * 10 * 11 * 12))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codes", "used"),
+    [
+        ((0, 1), "sform"), ((0, 4), "sform"), ((1, 0), "qform"), ((1, 1), "sform"), ((4, 1), "sform"),
+        ((1, 2), "qform"), ((2, 2), "qform"), ((1, 4), "qform"),
+    ],
+)  # fmt: skip
+def test_the_form_that_itk_takes(tmp_path, codes, used):
     sform = np.diag([-0.7, -0.8, 2.5, 1.0])
-    qform = np.diag([0.7, 0.8, 2.5, 1.0])
-    for s_code, q_code in [(1, 1), (0, 1), (1, 0), (0, 0), (2, 3)]:
-        image = nib.Nifti1Image(stored, sform)
-        image.header.set_sform(sform, s_code)
-        image.header.set_qform(qform, q_code)
-        nib.save(nib.Nifti1Image(stored, None, image.header), tmp_path / "s.nii.gz")
-        np.testing.assert_array_equal(
-            read_geometry(tmp_path / "s.nii.gz").affine_ijk_to_ras_mm, nib.load(tmp_path / "s.nii.gz").affine
-        )
+    path = with_forms(tmp_path / "s.nii", TURNED, sform, codes)
+    expected = sform if used == "sform" else TURNED
+    np.testing.assert_allclose(read_geometry(path).affine_ijk_to_ras_mm, expected, atol=1e-6)
+
+
+def test_without_forms_the_first_voxel_is_at_the_origin_and_axes_are_lps(tmp_path):
+    path = with_forms(tmp_path / "s.nii", TURNED, TURNED, (0, 0))
+    np.testing.assert_allclose(read_geometry(path).affine_ijk_to_ras_mm, np.diag([-0.7, -0.8, 2.5, 1.0]), atol=1e-6)
+    (note,) = read_volume(path).notes
+    assert note == "s.nii states no place in the patient (both form codes are 0): taken as 3D Slicer takes it, as LPS."
+
+
+def test_sizes_are_always_pixdim(tmp_path):
+    unit = np.diag([-1.0, -1.0, 1.0, 1.0])
+    path = with_forms(tmp_path / "s.nii", np.diag([-0.7, -0.8, 2.5, 1.0]), unit, (0, 2))
+    assert read_geometry(path).spacing_mm == pytest.approx((0.7, 0.8, 2.5))
+    assert "its sform has it up to 16.8 mm away (6.6 voxels)" in read_volume(path).notes[0]
+
+
+def test_a_sheared_sform_falls_back_on_the_qform_and_is_refused_without_one(tmp_path):
+    sheared = np.diag([-0.7, -0.8, 2.5, 1.0])
+    sheared[0, 1] = 0.0002
+    for codes in ((1, 1), (2, 1)):
+        path = with_forms(tmp_path / "s.nii", TURNED, sheared, codes)
+        np.testing.assert_allclose(read_geometry(path).affine_ijk_to_ras_mm, TURNED, atol=1e-6)
+    path = with_forms(tmp_path / "s.nii", TURNED, sheared, (0, 1))
+    with pytest.raises(GeometryError, match=r"s\.nii has an sform whose axes are not at right angles .*3D Slicer"):
+        read_volume(path)
+    sheared[0, 1] = 0.00005
+    with_forms(tmp_path / "s.nii", TURNED, sheared, (0, 1))
+    assert read_geometry(path).spacing_mm == pytest.approx((0.7, 0.8, 2.5))
+
+
+def test_two_forms_apart_are_reported_by_the_scan_and_in_the_log(tmp_path, caplog):
+    apart = TURNED.copy()
+    apart[:3, 3] += (3.0, 0.0, 4.0)
+    path = with_forms(tmp_path / "s.nii", TURNED, apart, (1, 2))
+    (note,) = read_volume(path).notes
+    assert note.startswith(
+        "s.nii is placed where 3D Slicer places it; its sform has it up to 5.0 mm away (5.0 voxels)."
+    )
+    assert note in caplog.messages
+    apart[:3, 3] = TURNED[:3, 3] + (0.05, 0.0, 0.0)
+    assert read_volume(with_forms(tmp_path / "s.nii", TURNED, apart, (1, 2))).notes == ()
+
+
+def test_mirrored_forms_are_refused(tmp_path):
+    mirrored = TURNED.copy()
+    mirrored[:3, 2] *= -1
+    path = with_forms(tmp_path / "s.nii", TURNED, mirrored, (1, 2))
+    with pytest.raises(GeometryError, match=r"mirror images of each other \(1 of three axes"):
+        read_geometry(path)
+
+
+def test_an_offset_inside_the_header_is_352(tmp_path, rng):
+    stored = rng.integers(-1000, 1000, size=(10, 11, 12)).astype(np.int16)
+    save(tmp_path / "s.nii", stored)
+    whole = bytearray((tmp_path / "s.nii").read_bytes())
+    for offset in (0.0, 348.0, -16.0, np.nan, 352.9):
+        whole[108:112] = struct.pack("<f", offset)
+        (tmp_path / "s.nii").write_bytes(whole)
+        np.testing.assert_array_equal(read_volume(tmp_path / "s.nii").image_hu, stored)
+
+
+def test_extensions_are_passed_over_and_bounded(tmp_path, rng):
+    stored = rng.integers(-1000, 1000, size=(10, 11, 12)).astype(np.int16)
+    save(tmp_path / "s.nii", stored)
+    whole = bytearray((tmp_path / "s.nii").read_bytes())
+    whole[108:112] = struct.pack("<f", 384)
+    extended = bytes(whole[:348]) + b"\1\0\0\0" + struct.pack("<2i", 1 << 30, 6) + bytes(24) + bytes(whole[352:])
+    (tmp_path / "s.nii.gz").write_bytes(gzip.compress(extended))
+    np.testing.assert_array_equal(read_volume(tmp_path / "s.nii.gz").image_hu, stored)
+    whole[108:112] = struct.pack("<f", 1 << 28)
+    (tmp_path / "s.nii.gz").write_bytes(gzip.compress(bytes(whole)) + bytes(300_000))
+    with pytest.raises(InputError, match="damaged header: its voxels begin 268435456 bytes after"):
+        read_volume(tmp_path / "s.nii.gz")
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan, np.inf])
+def test_an_intercept_without_a_slope_is_refused(tmp_path, slope):
+    path = with_forms(tmp_path / "s.nii", TURNED, TURNED, (1, 1), scl_slope=slope, scl_inter=-1024)
+    with pytest.raises(InputError, match=r"intercept -1024: by the NIfTI standard .*Write scl_slope 1"):
+        read_volume(path)
+    path = with_forms(tmp_path / "s.nii", TURNED, TURNED, (1, 1), scl_slope=2, scl_inter=np.nan)
+    with pytest.raises(InputError, match="its values are not known"):
+        read_volume(path)
+
+
+def test_pairs_and_analyze_files_are_named(tmp_path):
+    path = with_forms(tmp_path / "s.nii", TURNED, TURNED, (1, 1), magic=b"ni1")
+    with pytest.raises(InputError, match=r"header of a pair: .*\.img file .*one \.nii\.gz"):
+        read_volume(path)
+    path = with_forms(tmp_path / "s.nii", TURNED, TURNED, (1, 1), magic=b"")
+    with pytest.raises(InputError, match="Analyze files have no mark"):
+        read_volume(path)
 
 
 def test_metres_become_millimetres(tmp_path):
@@ -99,3 +210,22 @@ def test_float_label_map_becomes_uint8(tmp_path):
     label_map = read_label_map(tmp_path / "m.nii.gz")
     assert label_map.labels.dtype == np.uint8
     assert label_map.label_names == {"label_7": 7}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_label_values_that_are_nearly_whole_are_whole(tmp_path, dtype):
+    stored = np.zeros((10, 11, 12), dtype)
+    stored[2, 3, 4], stored[5, 6, 7], stored[1, 1, 1] = 0.9999999, 2.0004, -0.0003
+    save(tmp_path / "m.nii", stored)
+    labels = read_label_map(tmp_path / "m.nii").labels
+    assert labels.dtype == np.uint8
+    assert (labels[2, 3, 4], labels[5, 6, 7], np.count_nonzero(labels)) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.9985, "0.9985"), (0.99899995, "0.99899995"), (-0.5, "-0.5")])
+def test_a_label_value_that_is_not_whole_is_shown_with_all_its_digits(tmp_path, value, text):
+    stored = np.zeros((10, 11, 12), np.float64)
+    stored[2, 3, 4] = value
+    save(tmp_path / "m.nii", stored)
+    with pytest.raises(InputError, match=f"holds the voxel value {text}; a label map holds whole numbers"):
+        read_label_map(tmp_path / "m.nii")

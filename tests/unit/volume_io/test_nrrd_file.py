@@ -1,5 +1,6 @@
 """NRRD as Slicer, ITK and teem write it: spaces, encodings, detached headers, layered segmentations."""
 
+import bz2
 import gzip
 
 import nrrd
@@ -166,3 +167,109 @@ def test_header_fields_slicer_needs(geometry):
     assert fields["Segmentation_ContainedRepresentationNames"] == "Binary labelmap|"
     assert "Segment2_ID" not in fields
     assert np.frombuffer(gzip.decompress(voxels), np.uint8).reshape(12, 11, 10).T[1, 2, 3] == 2
+
+
+def plain(path, *lines, values=None, encoding="raw", stored=None):
+    values = np.arange(10 * 11 * 12, dtype="<i2").reshape((10, 11, 12), order="F") if values is None else values
+    head = ["NRRD0005", "type: short", "dimension: 3", "sizes: 10 11 12", "endian: little", f"encoding: {encoding}"]
+    content = values.tobytes(order="F") if stored is None else stored
+    path.write_bytes(("\n".join([*head, *lines]) + "\n\n").encode() + content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("centres", "first"),
+    [
+        ((), (-10.35, 19.6, 31.25)),
+        (("centers: node node node",), (-10.0, 20.0, 30.0)),
+        (("centerings: cell node ???",), (-10.35, 20.0, 31.25)),
+    ],
+)
+def test_minima_without_a_space_place_the_first_voxel(tmp_path, centres, first):
+    path = plain(tmp_path / "s.nrrd", "spacings: 0.7 0.8 2.5", "axis mins: 10 -20 30", *centres)
+    geometry = read_geometry(path)
+    np.testing.assert_allclose(geometry.origin_ras_mm, first)
+    np.testing.assert_allclose(np.diag(geometry.affine_ijk_to_ras_mm)[:3], (-0.7, -0.8, 2.5))
+    assert read_label_map(plain(path, "axismins: 10 -20 30", *centres, "spacings: 0.7 0.8 2.5")).geometry.is_same_grid(
+        geometry
+    )
+
+
+def test_the_advice_for_minima_and_maxima_works(tmp_path):
+    extremes = ("axis mins: 10 -20 30", "axis maxs: 17 -11.2 60")
+    with pytest.raises(InputError, match=r"'spacings: 0\.7 0\.8 2\.5'"):
+        read_geometry(plain(tmp_path / "s.nrrd", *extremes))
+    geometry = read_geometry(plain(tmp_path / "s.nrrd", *extremes, "spacings: 0.7 0.8 2.5"))
+    assert geometry.spacing_mm == pytest.approx((0.7, 0.8, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (("axis mins: 1 nan 3", "spacings: 1 2 3"), "'axis mins' for some of its axes only"),
+        (("space: LPS", "spacings: 1 2 3"), r"also 'spacings', which 3D Slicer does not open\. State .*remove"),
+        (("space: LPS", "space directions: (1,0,0) none (0,0,1)"), "no 'space directions' of three numbers for each"),
+        (("space: LPS", "space directions: (1,0,0) (0.3,1,0) (0,0,1)"), r"s\.nrrd has axes that are not at right ang"),
+        (("space: RAS", "kinds: domain domain list"), "has 2 axes in space"),
+        (("encoding: zrl",), "damaged NRRD header"),
+        (("byte skip: -2",), "'byte skip: -2'"),
+        (("line skip: -1",), "'line skip: -1'"),
+    ],
+)
+def test_what_cannot_be_where_slicer_is_says_why(tmp_path, lines, said):
+    with pytest.raises(InputError, match=said):
+        read_volume(plain(tmp_path / "s.nrrd", *lines))
+
+
+def test_what_slicer_assumes_is_noted(tmp_path):
+    assert read_volume(plain(tmp_path / "s.nrrd", "space: RAS", f"space directions: {AXES}")).notes == ()
+    for lines, said in (
+        ((), "states no voxel size"),
+        (("space: scanner-xyz", f"space directions: {AXES}"), "names no directions of the patient: taken as LPS"),
+        (("space: LPS", f"space directions: {AXES}", 'space units: "cm" "cm" "cm"'), "states its lengths in cm"),
+    ):
+        assert any(said in note for note in read_volume(plain(tmp_path / "s.nrrd", *lines)).notes)
+
+
+AXES = "(0.7,0,0) (0,0.8,0) (0,0,2.5)"
+
+
+def test_any_spelling_of_a_field_is_read(tmp_path):
+    path = plain(tmp_path / "s.nrrd", "SPACE: ras", f"Space Directions: {AXES}", "spaceorigin: (1,2,3)", "Case ID:=A b")
+    np.testing.assert_allclose(read_geometry(path).origin_ras_mm, (1, 2, 3))
+
+
+@pytest.mark.parametrize("first", ["LIST", "LIST 2"])
+def test_a_list_of_data_files_is_named(tmp_path, first):
+    text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 1 1 2\nendian: little\nencoding: raw\n"
+    (tmp_path / "s.nhdr").write_text(f"{text}data file: {first}\na.raw\nb.raw\n")
+    with pytest.raises(
+        InputError, match=r"s\.nhdr spreads its voxels over several files .*Open it in 3D Slicer and sa"
+    ):
+        read_volume(tmp_path / "s.nhdr")
+
+
+def test_hexadecimal_voxels(tmp_path, rng):
+    values = rng.integers(-1000, 1000, size=(10, 11, 12)).astype("<i2")
+    digits = values.tobytes(order="F").hex()
+    path = plain(tmp_path / "s.nrrd", encoding="hex", stored="\n".join([digits[:1000], digits[1000:]]).encode())
+    np.testing.assert_array_equal(read_volume(path).image_hu, values)
+    for stored, said in ((digits[:-2], "truncated"), ("xy" + digits[2:], "are no hex")):
+        with pytest.raises(InputError, match=said):
+            read_volume(plain(path, encoding="hex", stored=stored.encode()))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "bzip2", "raw"])
+def test_the_voxels_are_the_last_bytes_where_the_header_says_so(tmp_path, encoding, rng):
+    values = rng.integers(-1000, 1000, size=(10, 11, 12)).astype("<i2")
+    stored = b"something before" + values.tobytes(order="F")
+    packed = {"gzip": gzip.compress, "bzip2": bz2.compress, "raw": bytes}[encoding](stored)
+    path = plain(tmp_path / "s.nrrd", "byte skip: -1", encoding=encoding, stored=packed)
+    np.testing.assert_array_equal(read_volume(path).image_hu, values)
+
+
+def test_text_that_ends_early_or_is_none(tmp_path):
+    numbers = " ".join(str(n) for n in range(10 * 11 * 12 - 1))
+    for stored, said in ((numbers, "truncated"), (numbers + " x", "are no text"), (numbers + ",5 6", "are no text")):
+        with pytest.raises(InputError, match=said):
+            read_volume(plain(tmp_path / "s.nrrd", encoding="text", stored=stored.encode()))
