@@ -15,7 +15,7 @@ from tests.support.slicer_client import SlicerError, SlicerScene
 from medai.domain import LabelMap
 from medai.errors import GeometryError, InputError
 from medai.geometry import VolumeGeometry
-from medai.volume_io.readers import read_geometry, read_label_map, read_volume
+from medai.volume_io.readers import is_for_slicer, read_geometry, read_label_map, read_volume
 from medai.volume_io.writers import encode_label_map_nrrd
 
 pytestmark = pytest.mark.slicer
@@ -100,6 +100,8 @@ def test_every_voxel_is_where_slicer_has_it(slicer_scene: SlicerScene, tmp_path:
                 faults.append("refused without a reason in the table")
         else:
             faults.extend(_faults(slicer_scene, path, slicers) if slicers and case.medai_opens else [])
+            if is_for_slicer(path) == bool(case.beside):
+                faults.append("is_for_slicer is wrong")
             if not case.medai_opens:
                 faults.append("medai opens it")
             elif not opened:
@@ -114,5 +116,6 @@ def test_files_that_slicer_misreads_are_read_right(slicer_scene: SlicerScene, tm
     path = _written(case, tmp_path / "files")
     np.testing.assert_array_equal(read_volume(path).image_hu, VOXELS)
     np.testing.assert_array_equal(read_label_map(path).labels, VOXELS)
+    assert not is_for_slicer(path)
     slicer_scene.load_volume(path)
     assert not np.array_equal(slicer_scene.volume_array(), VOXELS)

@@ -1,9 +1,10 @@
-"""The file a client is given for a case: the scan's own, or a right-handed copy of it.
+"""The file a client is given for a case: the scan's own, or a copy that 3D Slicer reads.
 
 3D Slicer from 5.8 on opens a file whose axes are left-handed (a LAS NIfTI, as dcm2niix writes it) with the k axis
 reversed, so its voxel indices are not the file's; older ones and scripts keep the file's. So that an index means the
 same to all, such a scan is handed out as a copy with k reversed, and indices in requests count on that grid (a request
-may say ``"index_frame": "file"`` instead). Masks lie where they lie in the patient either way.
+may say ``"index_frame": "file"`` instead). Masks lie where they lie in the patient either way. A file that 3D Slicer
+does not open or misreads (NIfTI-2, bzip2, compressed MetaImage without its size) is handed out as a copy too.
 
 Threads: any; a lock for each copy, held while it is written. Copies are complete or absent (temporary name, rename).
 """
@@ -24,7 +25,7 @@ from medai.domain import Volume
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.store.atomic import ABANDONED_AFTER_S
 from medai.store.study import StudyStore
-from medai.volume_io.readers import read_geometry
+from medai.volume_io.readers import is_for_slicer, read_geometry
 from medai.volume_io.writers import write_volume
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class ServedScans:
         self._folder = folder
         self._lock = threading.Lock()
         self._copy_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._left_handed: dict[tuple[str, int, int], bool] = {}
+        self._needs_copy: dict[tuple[str, int, int], bool] = {}
 
     def path(self, case_id: str) -> Path:
         """The file to give away; makes the copy where one is needed and missing (seconds for a large scan)."""
@@ -70,8 +71,9 @@ class ServedScans:
         with copy_lock:
             if not target.is_file():
                 self._folder.mkdir(parents=True, exist_ok=True)
-                write_volume(right_handed(self._scans.get(source, case_id)), target)
-                logger.info("Made a right-handed copy of %s", case_id)
+                volume = self._scans.get(source, case_id)
+                write_volume(right_handed(volume) if volume.geometry.is_left_handed else volume, target)
+                logger.info("Made a copy of %s for 3D Slicer", case_id)
                 self._drop_old(target)
         return target
 
@@ -81,12 +83,12 @@ class ServedScans:
         status = source.stat()
         key = (str(source), status.st_size, status.st_mtime_ns)
         with self._lock:
-            left_handed = self._left_handed.get(key)
-        if left_handed is None:
-            left_handed = read_geometry(source).is_left_handed
+            needs_copy = self._needs_copy.get(key)
+        if needs_copy is None:
+            needs_copy = read_geometry(source).is_left_handed or not is_for_slicer(source)
             with self._lock:
-                self._left_handed[key] = left_handed
-        return self._folder / f"{case_id}.{status.st_mtime_ns:x}.nii.gz" if left_handed else source
+                self._needs_copy[key] = needs_copy
+        return self._folder / f"{case_id}.{status.st_mtime_ns:x}.nii.gz" if needs_copy else source
 
     def _drop_old(self, newest: Path) -> None:
         for leftover in self._folder.glob(".*.part"):

@@ -348,6 +348,10 @@ class DicomReader:
         """True for folders, and for files with DICOM content whatever their name."""
         return path.is_dir() or looks_like_dicom(path) or is_dicom_index(path)
 
+    def is_for_slicer(self, path: Path) -> bool:
+        """See ``readers.is_for_slicer``."""
+        return True
+
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the headers alone."""
         return plan_series(_only_series(path), ReadOptions(budget=budget)).geometry

@@ -52,6 +52,10 @@ class MetaImageReader:
         """True by the ending of the name."""
         return path.is_file() and path.suffix.lower() in (".mha", ".mhd")
 
+    def is_for_slicer(self, path: Path) -> bool:
+        """See ``readers.is_for_slicer``."""
+        return is_for_slicer(path)
+
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
         return _open(path, budget).geometry
@@ -72,6 +76,16 @@ class MetaImageReader:
         image = _open(path, budget)
         labels = _voxels(image, LABEL_TYPES, budget)
         return LabelMap(geometry=image.geometry, labels=labels, segments=named_segments(labels, ()))
+
+
+def is_for_slicer(path: Path) -> bool:
+    """True where 3D Slicer reads the file too, alone: it fills compressed voxels of no stated size with noise."""
+    fields, header_bytes = _fields(path)
+    if fields["ElementDataFile"].upper() != "LOCAL":
+        return False
+    stated = fields.get("CompressedDataSize", "")
+    is_compressed = _is_true(fields.get("CompressedData", "False"))
+    return not is_compressed or _is_number(stated, path.stat().st_size - header_bytes)
 
 
 def write_meta_image(path: Path, voxels: NDArray[np.generic], geometry: VolumeGeometry) -> None:

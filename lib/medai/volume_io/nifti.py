@@ -36,6 +36,10 @@ class NiftiReader:
         """True by the ending of the name."""
         return path.is_file() and path.name.lower().endswith(_SUFFIXES)
 
+    def is_for_slicer(self, path: Path) -> bool:
+        """See ``readers.is_for_slicer``."""
+        return read_nifti_header(path).is_for_slicer
+
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""
         header = read_nifti_header(path)

@@ -49,6 +49,8 @@ class NiftiHeader:
         slope: the value is ``stored * slope + intercept``.
         intercept: see ``slope``.
         offset: bytes of the (inflated) file before the first voxel.
+        is_for_slicer: True where 3D Slicer reads it too. ITK opens no NIfTI-2, and begins at byte 348 where the header
+            says less than 352, which shifts the image by a few voxels.
         notes: what an annotator should know of the place, in sentences.
     """
 
@@ -57,6 +59,7 @@ class NiftiHeader:
     slope: float
     intercept: float
     offset: int
+    is_for_slicer: bool
     notes: tuple[str, ...]
 
 
@@ -77,6 +80,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         slope=slope,
         intercept=intercept,
         offset=_offset(fields, version),
+        is_for_slicer=version == 1 and float(fields["vox_offset"]) >= _SMALLEST_OFFSET[version],
         notes=notes,
     )
 
@@ -256,9 +260,7 @@ def _is_orthonormal(affine: NDArray[np.float64]) -> bool:
     return bool(np.max(np.abs(unit @ unit.T - np.eye(3, dtype=np.float32))) <= _ORTHONORMAL_TOLERANCE)
 
 
-def _refuse_mirrored(
-    sform: NDArray[np.float64], qform: NDArray[np.float64], pixdim: NDArray[np.generic], name: str
-) -> None:
+def _refuse_mirrored(sform: NDArray[np.float64], qform: NDArray[np.float64], pixdim: NDArray[Any], name: str) -> None:
     """Refuse forms that differ by reversed axes alone.
 
     ITK compares two forms by one side of their singular value decomposition: whether it calls these alike, and takes

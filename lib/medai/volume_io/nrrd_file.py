@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import InputError
 from medai.geometry import VolumeGeometry
-from medai.volume_io.nrrd_header import NrrdHeader, nrrd_grid, nrrd_layout, nrrd_source, read_nrrd_header
+from medai.volume_io.nrrd_header import NrrdHeader, is_for_slicer, nrrd_grid, nrrd_layout, nrrd_source, read_nrrd_header
 from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.segments import StoredSegment, named_segments, read_segment_header
 from medai.volume_io.voxel_stream import HU_TYPES, LABEL_TYPES, OnVoxels, check_promise, read_voxels
@@ -31,6 +31,10 @@ class NrrdReader:
     def can_read(self, path: Path) -> bool:
         """True by the ending of the name."""
         return path.is_file() and path.suffix.lower() in (".nrrd", ".nhdr")
+
+    def is_for_slicer(self, path: Path) -> bool:
+        """See ``readers.is_for_slicer``."""
+        return is_for_slicer(path)
 
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine from the header alone."""

@@ -180,7 +180,12 @@ def _grid(fields: dict[str, Any], name: str) -> NrrdGrid:
     space = str(fields.get("space", "")).strip().lower()
     if space not in _SIGNS_TO_LPS and space not in _UNNAMED_SPACES:
         raise InputError(f"{name} is in the space '{space}'; save it in left-posterior-superior (LPS) or RAS.")
-    is_oriented = bool(space) or "space dimension" in fields or "space directions" in fields
+    is_oriented = bool(space) or "space dimension" in fields
+    if not is_oriented and "space directions" in fields:
+        raise InputError(
+            f"{name} has 'space directions' and no 'space'; 3D Slicer does not open it. State the space that they are "
+            "in, for example 'space: left-posterior-superior', on a line before them."
+        )
     shape = (sizes[axes[0]], sizes[axes[1]], sizes[axes[2]])
     affine, notes = _oriented(fields, axes, name) if is_oriented else _unoriented(fields, axes, shape, name)
     affine[:3] *= np.asarray(_SIGNS_TO_LPS.get(space, (1.0, 1.0, 1.0)))[:, None]
@@ -259,6 +264,12 @@ def _numbers(fields: dict[str, Any], field: str) -> NDArray[np.float64]:
     if values.shape != (count,):
         raise ValueError(f"{field} of {values.size} of {count} axes")
     return values
+
+
+def is_for_slicer(path: Path) -> bool:
+    """True where 3D Slicer reads the file too, alone: it knows no bzip2."""
+    header = read_nrrd_header(path)
+    return header.data_path == path and _ENCODINGS.get(str(header.fields["encoding"])) != "bzip2"
 
 
 def nrrd_layout(header: NrrdHeader, name: str) -> VoxelLayout:

@@ -17,7 +17,16 @@ from medai.volume_io.nifti import NiftiReader
 from medai.volume_io.nrrd_file import NrrdReader
 from medai.volume_io.options import ReadBudget, ReadOptions
 
-__all__ = ["READERS", "ReadBudget", "ReadOptions", "VolumeReader", "read_geometry", "read_label_map", "read_volume"]
+__all__ = [
+    "READERS",
+    "ReadBudget",
+    "ReadOptions",
+    "VolumeReader",
+    "is_for_slicer",
+    "read_geometry",
+    "read_label_map",
+    "read_volume",
+]
 
 
 class VolumeReader(Protocol):
@@ -29,6 +38,9 @@ class VolumeReader(Protocol):
 
     def can_read(self, path: Path) -> bool:
         """True where this reader is the one for the path; it must not read the voxels to find out."""
+
+    def is_for_slicer(self, path: Path) -> bool:
+        """True where 3D Slicer, given this file alone, shows the same voxels; asked of files that were read."""
 
     def read_geometry(self, path: Path, budget: ReadBudget) -> VolumeGeometry:
         """Shape and affine, from the header alone."""
@@ -71,6 +83,14 @@ def read_geometry(path: Path, *, budget: ReadBudget = ReadBudget()) -> VolumeGeo
         budget: the largest image that is not refused.
     """
     return _reader_for(path).read_geometry(path, budget)
+
+
+def is_for_slicer(path: Path) -> bool:
+    """True where 3D Slicer, given this file alone, shows the voxels that ``read_volume`` reads.
+
+    It opens no NIfTI-2, no bzip2 and no header without the file of its voxels, and misreads a few optional forms.
+    """
+    return _reader_for(path).is_for_slicer(path)
 
 
 def read_label_map(path: Path, *, budget: ReadBudget = ReadBudget()) -> LabelMap:  # noqa: B008 - frozen

@@ -68,12 +68,13 @@ ProgressCallback = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImportedCase:
-    """A scan that is in the study now."""
+    """A scan that is in the study now; ``notes`` are what its reader had to decide about its file."""
 
     case_id: str
     path: Path
     geometry: VolumeGeometry
     patient_key: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,6 +103,7 @@ class ImportReport:
                     "shape_ijk": list(case.geometry.shape_ijk),
                     "spacing_mm": list(case.geometry.spacing_mm),
                     "patient_key": case.patient_key,
+                    "notes": list(case.notes),
                 }
                 for case in self.imported
             ],
@@ -358,6 +360,7 @@ def _put_in_place(scan: _Scan, volume: Volume, voxels: str, incoming: Path, stud
         "header": volume.header,
         "shape_ijk": list(volume.geometry.shape_ijk),
         "spacing_mm": list(volume.geometry.spacing_mm),
+        "notes": list(volume.notes),
     }
     write_json(facts_path(study.folder, case_id), facts)
     path = study.folder / f"{case_id}.{study.file_format}"
@@ -367,7 +370,9 @@ def _put_in_place(scan: _Scan, volume: Volume, voxels: str, incoming: Path, stud
         raise StorageError(f"{path.name} could not be moved into the study: {error.strerror}.") from error
     for origin in (scan.origin, voxels):
         study.case_of_origin[origin] = case_id
-    case = ImportedCase(case_id=case_id, path=path, geometry=volume.geometry, patient_key=scan.patient_key)
+    case = ImportedCase(
+        case_id=case_id, path=path, geometry=volume.geometry, patient_key=scan.patient_key, notes=volume.notes
+    )
     return case, case_id
 
 

@@ -1,5 +1,6 @@
 """Left-handed scans are given away right-handed, and indices come back to the file's own."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,24 @@ def test_a_left_handed_scan_is_given_with_every_voxel_in_its_place(study: Path) 
     assert copy.geometry.ijk_to_ras(index) == pytest.approx(original.geometry.ijk_to_ras(own), abs=1e-3)
     assert copy.image_hu[index] == original.image_hu[own]
     assert StudyStore(study).image_ids() == ["mirrored", "usual"]
+
+
+def test_a_file_that_slicer_misreads_is_given_as_a_copy(study: Path) -> None:
+    usual = scan(left_handed=False)
+    stored = zlib.compress(usual.image_hu.tobytes(order="F"))
+    header = (
+        "NDims = 3\nDimSize = 10 11 12\nElementType = MET_SHORT\nElementSpacing = 0.7 0.8 1.25\n"
+        "Offset = -100 50 20\nCompressedData = True\nElementDataFile = LOCAL\n"
+    )
+    (study / "packed.mha").write_bytes(header.encode() + stored)
+    served = ServedScans(StudyStore(study), Reader(), study / ".medai" / "served")
+    path = served.path("packed")
+    assert path.name.endswith(".nii.gz")
+    copy = read_volume(path)
+    np.testing.assert_array_equal(copy.image_hu, usual.image_hu)
+    assert copy.geometry.is_same_grid(usual.geometry)
+    index = (2, 3, 4)
+    assert index_in_file(index, copy.geometry) == index
 
 
 def test_a_changed_scan_gets_a_new_copy(study: Path) -> None:

@@ -208,6 +208,7 @@ def test_the_advice_for_minima_and_maxima_works(tmp_path):
     [
         (("axis mins: 1 nan 3", "spacings: 1 2 3"), "'axis mins' for some of its axes only"),
         (("space: LPS", "spacings: 1 2 3"), r"also 'spacings', which 3D Slicer does not open\. State .*remove"),
+        (("space directions: (1,0,0) (0,1,0) (0,0,1)",), r"no 'space'; 3D Slicer does not open it\. State the space"),
         (("space: LPS", "space directions: (1,0,0) none (0,0,1)"), "no 'space directions' of three numbers for each"),
         (("space: LPS", "space directions: (1,0,0) (0.3,1,0) (0,0,1)"), r"s\.nrrd has axes that are not at right ang"),
         (("space: RAS", "kinds: domain domain list"), "has 2 axes in space"),
