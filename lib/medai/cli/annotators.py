@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, write_json
+from medai.cli.targets import output_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +21,15 @@ def annotators(
     margin: Annotated[
         float, typer.Option(min=1, max=90, metavar="PERCENT", help="A bias in volume beyond this is named.")
     ] = 10,
-    picture: Annotated[Path | None, typer.Option("--picture", metavar="FILE", help="Also draw it (.png).")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--picture",
+            metavar="FILE",
+            help="Also draw it (.png).",
+            callback=output_file,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same intervals.")] = 1,
     json_file: JsonOption = None,
 ) -> None:

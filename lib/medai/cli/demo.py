@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, stoppable, write_json
+from medai.cli.targets import output_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 def demo(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="Where to make the demo study; default: a temporary folder that is removed again."),
+        typer.Argument(
+            help="Where to make the demo study; default: a temporary folder that is removed again.",
+            callback=output_folder,
+        ),
     ] = None,
     cases: Annotated[int, typer.Option(min=4, max=200, help="Number of phantom scans.")] = 6,
     strategy: Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,8 @@ import typer
 
 from medai.cli.evaluation_tables import show_classification, show_detection, show_segmentation, tell_oddities
 from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
-from medai.errors import InputError, StorageError
+from medai.cli.targets import output_folder
+from medai.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,12 @@ WeightsOption = Annotated[
 ]
 PlotsOption = Annotated[
     Path | None,
-    typer.Option("--plots", metavar="FOLDER", help="Where the PNG and the HTML page go; default: beside the JSON."),
+    typer.Option(
+        "--plots",
+        metavar="FOLDER",
+        help="Where the PNG and the HTML page go; default: beside the JSON.",
+        callback=output_folder,
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same figures.")]
@@ -64,7 +69,6 @@ def segmentation(
     json_file: JsonOption = None,
 ) -> None:
     """Outline nodules by simulated clicks: Dice, surfaces, volume, calibration (images/, masks/, nodules.csv)."""
-    _check_target(json_file)
     from medai.evaluation.simulated_clicks import ClickPlace
 
     if click not in list(ClickPlace):
@@ -113,7 +117,6 @@ def classification(
     json_file: JsonOption = None,
 ) -> None:
     """Rate nodules: AUC of malignancy, its gain over size, attributes (images/, masks/, nodules.csv)."""
-    _check_target(json_file)
     from medai.store.layout import engines_folder
     from medai.workflows.classification_report import ClassificationConfig, RatedOutline
     from medai.workflows.evaluate_classification import evaluate_classification
@@ -167,7 +170,6 @@ def detection(
     json_file: JsonOption = None,
 ) -> None:
     """Find nodules: FROC and CPM by the LUNA16 rules, on a LUNA16 download as it is or the same layout of one's own."""
-    _check_target(json_file)
     from medai.inference.detect import load_detector
     from medai.store.layout import engines_folder
     from medai.workflows.detection_report import DetectionConfig
@@ -204,15 +206,6 @@ def detection(
     show_detection(screen, figures)
     _draw(screen, lambda png, page: draw_detection(report, png, page), plots, json_file, "detection")
     tell_oddities(screen, figures)
-
-
-def _check_target(json_file: Path | None) -> None:
-    """Say that a result cannot be written before the work is done, not after it."""
-    if json_file is None or str(json_file) == "-":
-        return
-    folder = json_file.resolve().parent
-    if json_file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise StorageError(f"Could not write {json_file}: name a file in a folder that exists and can be written to.")
 
 
 def _draw(

@@ -16,6 +16,7 @@ from medai.cli.executor_options import (
     own_output,
 )
 from medai.cli.output import JsonOption, console, write_json
+from medai.cli.targets import check_file, output_file, output_file_or_folder
 from medai.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,10 +31,18 @@ ImageOption = Annotated[
 ]
 PictureOption = Annotated[
     Path | None,
-    typer.Option("--picture", metavar="FILE", help="Also draw the nodules in three planes: .png, .jpg, .pdf."),
+    typer.Option(
+        "--picture",
+        metavar="FILE",
+        help="Also draw the nodules in three planes: .png, .jpg, .pdf.",
+        callback=output_file,
+    ),
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", metavar="FILE", help="Label map to write: .nrrd, .seg.nrrd or .nii.gz.")
+    Path,
+    typer.Option(
+        "--out", metavar="FILE", help="Label map to write: .nrrd, .seg.nrrd or .nii.gz.", callback=output_file
+    ),
 ]
 ModelsOption = Annotated[
     Path | None,
@@ -47,6 +56,17 @@ FormatOption = Annotated[
     typer.Option("--format", metavar="ENDING", help="Folder: what label maps are written as; default: .seg.nrrd."),
 ]
 AnewOption = Annotated[bool, typer.Option("--anew", help="Folder: scans that were answered already, too.")]
+
+
+LABEL_MAP_ENDINGS = (".nrrd", ".nii.gz", ".nii", ".mha")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".pdf")
+
+
+def _check_endings(out: Path, picture: Path | None) -> None:
+    """Refuse what cannot be written before the scan is read."""
+    for option, path, endings in (("--out", out, LABEL_MAP_ENDINGS), ("--picture", picture, PICTURE_ENDINGS)):
+        if path is not None and not path.name.lower().endswith(endings):
+            raise InputError(f"{option} is '{path}'; its name ends in one of {', '.join(endings)}.")
 
 
 def _index(text: str, option: str) -> tuple[int, int, int]:
@@ -87,6 +107,7 @@ def click(
     json_file: JsonOption = None,
 ) -> None:
     """Outline the nodule at a point."""
+    _check_endings(out, picture)
     foreground_ijk = [_index(text, "--point") for text in point]
     background_ijk = [_index(text, "--background") for text in background or []]
     region = _region(roi)
@@ -126,6 +147,7 @@ def scan(
             "--out",
             metavar="FILE|FOLDER",
             help="Label map to write: .nrrd, .seg.nrrd, .nii.gz; a folder for many scans.",
+            callback=output_file_or_folder,
         ),
     ],
     studies: ModelsOption = None,
@@ -176,6 +198,8 @@ def _scan_one(image: Path, out: Path, *, studies: Path | None, picture: Path | N
     from medai.workflows.infer_case import infer_scan
     from medai.workflows.models import open_registry
 
+    check_file(out, option="--out")
+    _check_endings(out, picture)
     screen = console(json_file)
     with screen.status("Looking for nodules"):
         volume = _read(image)
@@ -204,9 +228,9 @@ def _scan_one(image: Path, out: Path, *, studies: Path | None, picture: Path | N
 
 
 def _read(image: Path) -> Volume:
-    from medai.volume_io.readers import read_volume
+    from medai.volume_io.plausibility import read_chest_ct
 
-    return read_volume(image)
+    return read_chest_ct(image)
 
 
 def _draw(picture: Path | None, volume: Volume, outcome: ScanOutcome) -> None:

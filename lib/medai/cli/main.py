@@ -30,6 +30,8 @@ from medai.cli import (
 )
 from medai.errors import CancelledByUserError, MedaiError
 
+_log = logging.getLogger(__name__)
+
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -100,6 +102,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except MedaiError as error:
         _fail(str(error))
+    except OSError as error:
+        # A disk that fails in the middle, or a file of another program's: nobody is helped by our lines of code.
+        _log.info("The disk or the system refused", exc_info=error)
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}. Check the path, its permissions and the disk; -v says more.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medai.cli.targets import output_file
 from medai.errors import CancelledByUserError, StorageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="FILE", help="Also write the result as JSON to FILE; '-' prints it instead of text."
+        "--json",
+        metavar="FILE",
+        help="Also write the result as JSON to FILE; '-' prints it instead of text.",
+        callback=output_file,
     ),
 ]
 

@@ -8,13 +8,20 @@ from typing import Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
+from medai.cli.targets import output_folder
 
 app = typer.Typer(help="Make chest CTs with known nodules.", no_args_is_help=True)
 
 
 @app.command("study")
 def study(
-    folder: Annotated[Path, typer.Argument(help="Study folder to make; a complete one is left as it is.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Study folder to make; a complete one is left as it is.",
+            callback=output_folder,
+        ),
+    ],
     cases: Annotated[int, typer.Option(min=1, max=1000, help="Number of scans, each of another patient.")] = 6,
     seed: Annotated[int, typer.Option(help="The same seed makes the same study.")] = 1,
     json_file: JsonOption = None,
@@ -38,7 +45,13 @@ def study(
 
 @app.command("detection")
 def detection(
-    folder: Annotated[Path, typer.Argument(help="Folder to make; cases that are there are left as they are.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder to make; cases that are there are left as they are.",
+            callback=output_folder,
+        ),
+    ],
     count: Annotated[int, typer.Option(min=1, max=100_000, help="Number of scans.")] = 20,
     seed: Annotated[
         int, typer.Option(min=0, help="Number of the first scan; the same number makes the same scan.")

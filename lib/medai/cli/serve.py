@@ -11,6 +11,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from medai.cli.targets import output_file
+
 DEFAULT_PORT = 8000
 
 
@@ -35,7 +37,12 @@ def serve(
     ] = False,
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write address and process id to FILE once the server runs."),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="Write address and process id to FILE once the server runs.",
+            callback=output_file,
+        ),
     ] = None,
 ) -> None:
     """Serve a study folder to 3D Slicer."""

@@ -10,6 +10,7 @@ import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
 from medai.cli.simulate_learning import active_learning
+from medai.cli.targets import output_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,13 @@ DataOption = Annotated[
     Path, typer.Option("--data", metavar="DIR", help="Folder with images/, masks/, nodules.csv, or with lidc_nodules/.")
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Takes studies, results, picture and page; a second run goes on.")
+    Path,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Takes studies, results, picture and page; a second run goes on.",
+        callback=output_folder,
+    ),
 ]
 JobsOption = Annotated[int | None, typer.Option(min=1, max=256, help="Processes at once; default: one a processor.")]
 

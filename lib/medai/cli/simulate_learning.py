@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
+from medai.cli.targets import output_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,13 @@ def active_learning(
         float, typer.Option(min=0.0, max=0.95, help="Share of the pool without a nodule, as in screening.")
     ] = 0.0,
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Takes rounds, pictures and page; a second run goes on.")
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Takes rounds, pictures and page; a second run goes on.",
+            callback=output_folder,
+        ),
     ] = Path("medai-active-learning"),
     jobs: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes at once; default: one a processor.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medai.cli.output import JsonOption, console, progress_bar, stoppable, write_json
+from medai.cli.targets import output_folder
 from medai.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ def train(
         typer.Option(metavar="DIR", help="Task: folder with lidc_nodules/ (images/, masks/, nodules.csv), or that."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Task: takes all; default: medai-models/TASK.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Task: takes all; default: medai-models/TASK.",
+            callback=output_folder,
+        ),
     ] = None,
     epochs: Annotated[
         int | None,

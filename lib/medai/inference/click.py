@@ -34,7 +34,7 @@ from medai.errors import ModelError
 from medai.geometry import IndexBox
 from medai.inference.click_answers import Answer, joined
 from medai.inference.click_looks import Clicks, LookRules, Region, averaged, look, patch_around
-from medai.inference.click_rules import Index, check_together, checked
+from medai.inference.click_rules import Index, check_together, checked, region_of_scan
 from medai.inference.mirrored import FLIPS
 from medai.networks.engine import Engine
 from medai.preprocessing.patches import PatchGrid
@@ -222,13 +222,11 @@ class ClickSegmenter:
             roi: nothing outside it is segmented; None for the whole scan.
 
         Raises:
-            InputError: no click at all, a click outside the scan or a foreground click outside the roi, a voxel clicked
-                as both, or more than ``MAX_CLICKS``.
+            InputError: a roi that holds nothing of the scan, no click at all, a click outside the scan or a foreground
+                click outside the roi, a voxel clicked as both, or more than ``MAX_CLICKS``.
         """
         started = time.perf_counter()
-        allowed = IndexBox.of_shape(volume.geometry.shape_ijk)
-        if roi is not None:
-            allowed = allowed.intersect(roi)
+        allowed = region_of_scan(volume.geometry, roi)
         foreground = checked(foreground_ijk, "foreground", volume, allowed)
         background = checked(background_ijk, "background", volume, None)
         check_together(foreground, background)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from medai.domain import Volume
 from medai.errors import InputError
-from medai.geometry import IndexBox
+from medai.geometry import IndexBox, VolumeGeometry
 
 Index = tuple[int, int, int]
 
@@ -18,6 +18,30 @@ MAX_CLICKS = 100
 
 SEVERING = 1.5
 """Radius of what a background click takes away, over how deep in the mask it lies."""
+
+
+def region_of_scan(geometry: VolumeGeometry, roi: IndexBox | None) -> IndexBox:
+    """The part of a region of interest that lies in the scan; all of the scan without one.
+
+    Raises:
+        InputError: no voxel of the region lies in the scan.
+    """
+    whole = IndexBox.of_shape(geometry.shape_ijk)
+    if roi is None:
+        return whole
+    part = whole.intersect(roi)
+    if part.is_empty:
+        asked, valid = (
+            ", ".join(
+                f"{axis} {low}–{high - 1}" for axis, low, high in zip("ijk", box.start_ijk, box.stop_ijk, strict=True)
+            )
+            for box in (roi, whole)
+        )
+        raise InputError(
+            f"The region of interest ({asked}) lies outside the scan: valid are {valid}. It takes voxel indices, not "
+            "millimetres; leave it away to outline without one."
+        )
+    return part
 
 
 def checked(clicks: Sequence[Sequence[int]], kind: str, volume: Volume, allowed: IndexBox | None) -> list[Index]:

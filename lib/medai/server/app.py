@@ -50,6 +50,7 @@ from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import FINAL, StudyStore
+from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.scan_cache import ScanCache
 from medai.workflows.annotation_cost import LearntCost
 from medai.workflows.case_queue import CaseQueue
@@ -106,6 +107,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             self.state_folder / "scans",
             memory_bytes=self.options.cache_memory_mb * MB,
             disk_bytes=self.options.cache_disk_mb * MB,
+            check=check_chest_ct,
         )
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
         self.annotations.resume()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox, VolumeGeometry
+from medai.inference.click_rules import region_of_scan
 from medai.preprocessing.resampling import resample_to_grid
 from medai.server.click_params import IndexFrame, label_name, number, roi_box
 from medai.server.infer_models import ScanSource
@@ -155,7 +156,7 @@ def _drawn_region(
         if marked is not None:
             margin = [int(np.ceil(MARGIN_MM / s)) for s in drawn.geometry.spacing_mm]
             roi = marked.shift(used.start_ijk).expand(margin)
-    roi = (roi or whole).intersect(whole)
+    roi = region_of_scan(drawn.geometry, roi)
     box = roi.expand((1, 1, 1)).intersect(whole)
     labels = drawn.labels[box.slices]
     scribbles = np.zeros(box.shape_ijk, dtype=np.uint8)

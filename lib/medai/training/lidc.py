@@ -17,7 +17,8 @@ from medai.domain import Volume
 from medai.domain.click_case import ClickCase
 from medai.errors import InputError
 from medai.geometry import IndexBox
-from medai.volume_io.readers import read_label_map, read_volume
+from medai.volume_io.plausibility import read_chest_ct
+from medai.volume_io.readers import read_label_map
 
 CONTINUATION_MM = 18.0
 """How far the surroundings are continued above and below a crop: half of a fine patch."""
@@ -92,7 +93,7 @@ def continued(case: ClickCase, rng: np.random.Generator) -> ClickCase:
 
 def _read_pair(folder: Path, case_id: str) -> tuple[Volume, NDArray[np.bool_]]:
     """The scan region and the mask of one nodule."""
-    volume = read_volume(folder / "images" / f"{case_id}.nii.gz")
+    volume = read_chest_ct(folder / "images" / f"{case_id}.nii.gz")
     label_map = read_label_map(folder / "masks" / f"{case_id}.nii.gz")
     return volume, np.asarray(label_map.labels) != 0
 

@@ -54,4 +54,6 @@ def atomic_path(path: Path, *, ending: str = ".part") -> Iterator[Path]:
             f"{path.name} could not be written in {path.parent}: {disk_words(error)}; what was there is unchanged."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # A read-only disk refuses to remove even what is not there.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from medai.domain import Volume
+from medai.errors import InputError
 from medai.geometry import IndexBox, VolumeGeometry
 
 REST_S = 0.5
@@ -53,6 +54,7 @@ class Decoding:
         self._complete = 0
         self._waiting = 0
         self._rest_until = 0.0
+        self._head_passed = False
 
     def tell(self, so_far: Volume, complete: int) -> None:
         """Take note that the first ``complete`` slices along k are there (``ReadOptions.on_slices``); may rest."""
@@ -71,6 +73,17 @@ class Decoding:
             self._outcome.set_result(outcome)
         with self._changed:
             self._changed.notify_all()
+
+    def head_passes(self, head: ScanHead, check: Callable[[Volume], None]) -> bool:
+        """True where the first slices, or fewer of them before, pass a check by themselves."""
+        if not self._head_passed:
+            try:
+                check(head.volume)
+            except InputError:
+                # The slices to come may show what these do not: whoever asks waits for them.
+                return False
+            self._head_passed = True
+        return True
 
     def want_whole(self) -> None:
         """Let decoding rest no more."""

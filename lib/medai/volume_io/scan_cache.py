@@ -8,6 +8,9 @@ modification time, so a changed file is decoded again. Both bounds are kept by f
 than a bound is served but not kept. Peak memory is the decoded scan and the reader's slabs: the disk form is written
 from the same array.
 
+What is no scan to work on is refused by ``check`` when it is decoded: a disk form is of a scan that passed, and a
+refusal is remembered. The first slices are given away only where they pass by themselves; else all are waited for.
+
 A click needs only the slices around it: ``get_head`` hands out the first slices of a scan as soon as they are there. A
 thread of the cache decodes the others after a short rest (``decoding``), and the disk form is written only after a
 pause, because on a small machine both would take the answer's core and memory bandwidth.
@@ -47,7 +50,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from medai.domain import Volume
-from medai.errors import InputError, MedaiError, StorageError
+from medai.errors import InputError, MedaiError, StorageError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.atomic import atomic_path
 from medai.volume_io.decoding import Decoding, ScanHead
@@ -55,12 +58,13 @@ from medai.volume_io.readers import ReadOptions, read_volume
 
 _log = logging.getLogger(__name__)
 
-_LAYOUT_VERSION = 1
+_LAYOUT_VERSION = 2
 _LOCK_SLOTS = 256
 _LONGEST_PREFETCH_QUEUE = 8
 _ABANDONED_AFTER_S = 3600.0
 _LONGEST_WAIT_S = 300.0
 _DECODERS = 4
+_REFUSALS = 1000
 
 WRITE_PAUSE_S = 1.0
 """The disk form is written this long after decoding: longer than a first click takes to be answered, short enough
@@ -71,7 +75,13 @@ class ScanCache:
     """Decoded scans, bounded in memory and on disk; safe for threads and processes."""
 
     def __init__(
-        self, folder: Path, *, memory_bytes: int, disk_bytes: int, write_pause_s: float = WRITE_PAUSE_S
+        self,
+        folder: Path,
+        *,
+        memory_bytes: int,
+        disk_bytes: int,
+        write_pause_s: float = WRITE_PAUSE_S,
+        check: Callable[[Volume], None] = lambda volume: None,
     ) -> None:
         """Open the cache.
 
@@ -80,6 +90,7 @@ class ScanCache:
             memory_bytes: bound on the images held open by this object; 0 keeps none.
             disk_bytes: bound on the disk forms in ``folder``; 0 writes none.
             write_pause_s: how long after decoding a disk form is written; ``close`` does not wait for it.
+            check: raises UnsupportedScanError for what is not to be answered on (``plausibility.check_chest_ct``).
         """
         if memory_bytes < 0 or disk_bytes < 0:
             raise InputError(f"The bounds of the scan cache are {memory_bytes} and {disk_bytes} bytes; use 0 or more.")
@@ -89,6 +100,8 @@ class ScanCache:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Volume] = OrderedDict()
         self._decodings: dict[str, Decoding] = {}
+        self._check = check
+        self._refused: OrderedDict[str, str] = OrderedDict()
         self._prefetching: set[Path] = set()
         self._closed = False
         self._write_pause_s = write_pause_s
@@ -113,7 +126,7 @@ class ScanCache:
             to be changed, and only the region that is needed.
 
         Raises:
-            InputError: the scan cannot be read; see ``read_volume``.
+            InputError: the scan cannot be read, see ``read_volume``; or ``check`` refuses it.
         """
         key = _key_of(path)
         found, is_mine = self._find_or_join(key)
@@ -144,7 +157,7 @@ class ScanCache:
             where its format is not decoded slice by slice. A file that is damaged further on is noticed by ``get``.
 
         Raises:
-            InputError: the scan cannot be read; see ``read_volume``.
+            InputError: the scan cannot be read, see ``read_volume``; or ``check`` refuses it.
         """
         key = _key_of(path)
         found, is_mine = self._find_or_join(key)
@@ -154,6 +167,8 @@ class ScanCache:
             if is_mine:
                 self._decode_in_background(found, path, key)
             head = found.head(slices)
+            if not head.is_whole and not found.head_passes(head, self._check):
+                head = ScanHead.of_whole(found.whole())
         return dataclasses.replace(head, volume=dataclasses.replace(head.volume, case_id=case_id))
 
     def prefetch(self, path: Path, case_id: str = "") -> None:
@@ -191,6 +206,8 @@ class ScanCache:
     def _find_or_join(self, key: str) -> tuple[Volume | Decoding, bool]:
         """The open scan, or its decode, and whether the caller must do it because nobody else does."""
         with self._lock:
+            if key in self._refused:
+                raise UnsupportedScanError(self._refused[key])
             volume = self._open.get(key)
             if volume is not None:
                 self._open.move_to_end(key)
@@ -247,6 +264,7 @@ class ScanCache:
             if volume is None:
                 started = time.perf_counter()
                 volume = read_volume(path, options=options)
+                self._refuse_unsupported(key, volume)
                 volume.image_hu.setflags(write=False)
                 _log.info("decoded %s in %.2f s", path.name, time.perf_counter() - started)
                 handed_over = self._write_later(key, volume, file_lock)
@@ -255,6 +273,16 @@ class ScanCache:
         finally:
             if not handed_over:
                 file_lock.release()
+
+    def _refuse_unsupported(self, key: str, volume: Volume) -> None:
+        try:
+            self._check(volume)
+        except UnsupportedScanError as error:
+            with self._lock:
+                self._refused[key] = str(error)
+                while len(self._refused) > _REFUSALS:
+                    self._refused.popitem(last=False)
+            raise
 
     def _write_later(self, key: str, volume: Volume, file_lock: FileLock) -> bool:
         """Queue the disk form; True where the writer thread now owns the file lock."""

@@ -22,7 +22,8 @@ from medai.errors import InputError, NotFoundError
 from medai.phantom.study import TRUTH_FOLDER
 from medai.registry.model_registry import ModelRegistry
 from medai.store.study import FINAL, StudyStore
-from medai.volume_io.readers import read_label_map, read_volume
+from medai.volume_io.plausibility import read_chest_ct
+from medai.volume_io.readers import read_label_map
 from medai.workflows.models import open_registry
 from medai.workflows.retrain import CLICK_TASK, RetrainConfig, RetrainReport, retrain
 from medai.workflows.score_case import score_prediction
@@ -339,7 +340,7 @@ class _Loop:
         )
 
     def _scan(self, case_id: str) -> Volume:
-        scan = read_volume(self._study.image_path(case_id))
+        scan = read_chest_ct(self._study.image_path(case_id))
         return Volume(geometry=scan.geometry, image_hu=scan.image_hu, case_id=case_id, header=scan.header)
 
     def _truth_path(self, case_id: str) -> Path:

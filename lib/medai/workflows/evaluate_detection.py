@@ -17,7 +17,7 @@ from medai.domain import Candidate, Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.evaluation.froc import Mark, ScanTruth
 from medai.preprocessing.lung_mask import LungMask, segment_lungs
-from medai.volume_io.readers import read_volume
+from medai.volume_io.plausibility import read_chest_ct
 from medai.workflows.detection_report import FILE_THRESHOLD, DetectionConfig, DetectionReport
 from medai.workflows.luna16 import DetectionFolder, read_detection_folder
 from medai.workflows.marks_cache import MarksCache, foreign_marks
@@ -154,7 +154,7 @@ def _run(
 
 def _marks_of(path: Path, detector: Detector) -> list[Mark]:
     """The marks of one scan file."""
-    volume = read_volume(path)
+    volume = read_chest_ct(path)
     candidates = detector.detect_all(volume, segment_lungs(volume))
     return [Mark(centre_ras_mm=c.centre_ras_mm, probability=c.probability) for c in candidates]
 

@@ -59,6 +59,10 @@ FILE_FORMATS = ("nii.gz", "nii", "nrrd")
 
 _LEADING_PATIENT = re.compile(r"([A-Za-z]+(?:-[A-Za-z]+)+-\d+)(?:_|$)")
 _HASH_DIGITS = 8
+
+FEWEST_VOXELS = 20_000
+"""A DICOM series of fewer voxels is a test pattern, too little to tell a chest by: its header decides. Before a model
+it is checked like any scan."""
 _ABANDONED_AFTER_S = 24 * 3600.0
 """No scan takes a day to be written: such a file is of an import that was killed."""
 
@@ -285,14 +289,8 @@ def _file_scan(path: Path, ending: str, name: str, options: ReadOptions) -> _Sca
         names=(name, f"{name}_{digits[:_HASH_DIGITS]}"),
         origin=digits,
         patient_key=patient_key_of(patient.group(1)) if patient else "",
-        read=lambda: _read_chest_ct(path, options),
+        read=lambda: read_volume(path, options=options),
     )
-
-
-def _read_chest_ct(path: Path, options: ReadOptions) -> Volume:
-    volume = read_volume(path, options=options)
-    check_chest_ct(volume)
-    return volume
 
 
 def _content_hash(path: Path, ending: str) -> str:
@@ -331,6 +329,8 @@ def _import_one(scan: _Scan, study: _Study) -> tuple[ImportedCase | None, str]:
         _check_same_images(scan, known, study)
         return None, known
     volume = scan.read()
+    if not scan.images or volume.image_hu.size >= FEWEST_VOXELS:
+        check_chest_ct(volume)
     voxels = voxel_hash(volume)
     incoming = study.incoming / f"{secrets.token_hex(8)}.{study.file_format}"
     try:

@@ -221,9 +221,9 @@ def load_pipeline(
 def _read(path: Path, read: Callable[[Path], Volume] | None) -> Volume:
     if read is not None:
         return read(path)
-    from medai.volume_io.readers import read_volume
+    from medai.volume_io.plausibility import read_chest_ct
 
-    return read_volume(path)
+    return read_chest_ct(path)
 
 
 def _written(prediction: Prediction, out: Path | None) -> LabelMap:

@@ -27,6 +27,9 @@ from medai.workflows.score_case import scored_versions
 ENDINGS = (".seg.nrrd", ".nrrd", ".nii.gz")
 """What answers may be written as; the first keeps the names that 3D Slicer shows."""
 
+CHECKED = "chest CT in HU"
+"""Said in each answer: one without it is of a version that answered whatever it could read."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -74,7 +77,7 @@ class FolderTask:
     def __call__(self) -> Callable[[str], dict[str, Any]]:
         """Load the present champions."""
         from medai.store.layout import engines_folder
-        from medai.volume_io.readers import read_volume
+        from medai.volume_io.plausibility import read_chest_ct
 
         scans = scans_in(self.folder)
         pipeline = load_pipeline(open_registry(self.studies), device=self.device, cache_folder=engines_folder())
@@ -82,8 +85,8 @@ class FolderTask:
         def answer(name: str) -> dict[str, Any]:
             path = scans[name]
             changed_ns = path.stat().st_mtime_ns
-            outcome = write_outcome(pipeline.predict(read_volume(path)), self.out / f"{name}{self.ending}")
-            found = {"scan": path.name, "changed_ns": changed_ns, **outcome.to_json()}
+            outcome = write_outcome(pipeline.predict(read_chest_ct(path)), self.out / f"{name}{self.ending}")
+            found = {"scan": path.name, "changed_ns": changed_ns, "checked": CHECKED, **outcome.to_json()}
             write_json(self.out / f"{name}.json", found)
             return found
 
@@ -93,7 +96,11 @@ class FolderTask:
         """What an earlier run has written for a scan, where it is by these models and of this file."""
         try:
             found: dict[str, Any] = json.loads((self.out / f"{name}.json").read_bytes())
-            fits = found["model_versions"] == dict(versions) and found["changed_ns"] == path.stat().st_mtime_ns
+            fits = (
+                found["model_versions"] == dict(versions)
+                and found["changed_ns"] == path.stat().st_mtime_ns
+                and found["checked"] == CHECKED
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if fits and (self.out / f"{name}{self.ending}").is_file() else None

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from medai.domain import Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.store.split import FrozenSplit
-from medai.volume_io.readers import read_volume
+from medai.volume_io.plausibility import read_chest_ct
 from medai.workflows.doubted_labels import LabelDoubt
 from medai.workflows.submitted_label import SUBMITTED_TAG, LabelSource
 
@@ -174,7 +174,7 @@ def _withheld(study: LabelledStudy, case_ids: Sequence[str], tag_of: Callable[[s
 
 def read_scan(study: LabelledStudy, case_id: str) -> Volume:
     """A case's scan, named by the case."""
-    scan = read_volume(study.image_path(case_id))
+    scan = read_chest_ct(study.image_path(case_id))
     return Volume(geometry=scan.geometry, image_hu=scan.image_hu, case_id=case_id, header=scan.header)
 
 

@@ -20,7 +20,8 @@ from medai.domain import LabelMap, Volume
 from medai.domain.click_case import ClickCase
 from medai.errors import GeometryError, InputError
 from medai.geometry import VolumeGeometry
-from medai.volume_io.readers import read_label_map, read_volume
+from medai.volume_io.plausibility import read_chest_ct
+from medai.volume_io.readers import read_label_map
 from medai.volume_io.regrid import place_label_map
 
 TABLE = "nodules.csv"
@@ -120,7 +121,7 @@ def load_nodule(nodule: FolderNodule) -> ClickCase:
         GeometryError: the mask has another shape and does not lie on the image's voxels.
     """
     try:
-        volume = read_volume(nodule.image_path)
+        volume = read_chest_ct(nodule.image_path)
     except InputError as error:
         raise InputError(f"The image cannot be used: {error}") from error
     try:

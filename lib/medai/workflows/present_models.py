@@ -58,9 +58,9 @@ class PresentModels(Generic[P]):
 
 def read_case(study: StudyStore, case_id: str) -> Volume:
     """Read a case's scan from its file, past the scan cache, whose room is the annotators'."""
-    from medai.volume_io.readers import read_volume
+    from medai.volume_io.plausibility import read_chest_ct
 
-    return replace(read_volume(study.image_path(case_id)), case_id=case_id)
+    return replace(read_chest_ct(study.image_path(case_id)), case_id=case_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.support.dicom_factory import SeriesRecipe, write_series
+from tests.support.lung_voxels import lung_hu
 from typer.testing import CliRunner
 
 from medai.cli.main import app
@@ -23,7 +24,10 @@ RECIPE = SeriesRecipe()
 @pytest.fixture
 def volume(rng):
     geometry = VolumeGeometry(shape_ijk=(10, 11, 12), affine_ijk_to_ras_mm=np.diag([-0.7, -0.8, 2.5, 1.0]))
-    return Volume(geometry=geometry, image_hu=rng.integers(-1024, 3000, size=(10, 11, 12)).astype(np.int16))
+    return Volume(
+        geometry=geometry,
+        image_hu=lung_hu((10, 11, 12), -850) + rng.integers(-60, 20, size=(10, 11, 12)).astype(np.int16),
+    )
 
 
 def shifted(volume, by_hu):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import NotFoundError
@@ -25,7 +26,7 @@ def study(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     for n in range(6):
-        image_hu = np.full(GEOMETRY.shape_ijk, -850, np.int16)
+        image_hu = lung_hu(GEOMETRY.shape_ijk, -850)
         write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / f"case{n}.nii.gz")
     StudyStore(folder)
     log = AnnotationLog(folder)

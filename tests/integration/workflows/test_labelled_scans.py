@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import InputError
@@ -27,7 +28,7 @@ def study(tmp_path):
 
 
 def add_scan(study, tmp_path, case_id):
-    image_hu = np.full(GEOMETRY.shape_ijk, -800, np.int16)
+    image_hu = lung_hu(GEOMETRY.shape_ijk, -800)
     write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), tmp_path / f"{case_id}.nii.gz")
     study.add_image(tmp_path / f"{case_id}.nii.gz")
 

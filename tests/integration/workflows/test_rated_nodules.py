@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import InputError
@@ -24,7 +25,7 @@ def study(tmp_path):
 
 
 def add_case(study, tmp_path, case_id, names):
-    image_hu = np.full(GEOMETRY.shape_ijk, -800, np.int16)
+    image_hu = lung_hu(GEOMETRY.shape_ijk, -800)
     write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), tmp_path / f"{case_id}.nii.gz")
     study.add_image(tmp_path / f"{case_id}.nii.gz")
     labels = np.zeros(GEOMETRY.shape_ijk, np.uint8)

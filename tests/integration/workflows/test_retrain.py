@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tests.support.fake_tracker import FakeTracker
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.errors import CancelledByUserError, ConflictError, InputError, ModelError, StorageError
@@ -101,9 +102,7 @@ def registry(tmp_path, monkeypatch):
 
 
 def add_case(study, tmp_path, case_id, nodules=1, geometry=GEOMETRY):
-    write_volume(
-        Volume(geometry=GEOMETRY, image_hu=np.full(GEOMETRY.shape_ijk, -800, np.int16)), tmp_path / f"{case_id}.nii.gz"
-    )
+    write_volume(Volume(geometry=GEOMETRY, image_hu=lung_hu(GEOMETRY.shape_ijk, -800)), tmp_path / f"{case_id}.nii.gz")
     study.add_image(tmp_path / f"{case_id}.nii.gz")
     labels = np.zeros(geometry.shape_ijk, np.uint8)
     for n in range(nodules):
@@ -454,7 +453,7 @@ def test_epochs_below_one_are_refused():
 
 def test_a_lung_left_in_the_label_is_not_a_nodule(labelled_study, registry, tmp_path):
     geometry = VolumeGeometry(shape_ijk=(20, 22, 24), affine_ijk_to_ras_mm=np.diag([7.0, 7.0, 7.0, 1.0]))
-    write_volume(Volume(geometry=geometry, image_hu=np.zeros((20, 22, 24), np.int16)), tmp_path / "lung.nii.gz")
+    write_volume(Volume(geometry=geometry, image_hu=lung_hu((20, 22, 24))), tmp_path / "lung.nii.gz")
     labelled_study.add_image(tmp_path / "lung.nii.gz")
     labels = np.zeros((20, 22, 24), np.uint8)
     labels[1:19, 1:19, 1:19] = 1

@@ -424,3 +424,11 @@ def test_members_that_contradict_each_other_are_told():
     assert ClickSegmenter(split).segment(volume, foreground_ijk=[(40, 41, 20)]).member_information == pytest.approx(
         expected, abs=0.01
     )
+
+
+def test_a_roi_outside_the_scan_is_named_with_what_is_valid(segmenter):
+    roi = IndexBox(start_ijk=(200, 0, 3), stop_ijk=(240, 10, 9))
+    with pytest.raises(
+        InputError, match=r"\(i 200–239, j 0–9, k 3–8\) lies outside the scan: valid are i 0–79, j 0–80"
+    ):
+        segmenter.segment(scan([(40, 38, 20)], [5.0])[0], foreground_ijk=[(40, 38, 20)], roi=roi)

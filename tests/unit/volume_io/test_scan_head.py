@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medai.domain import Volume
-from medai.errors import InputError
+from medai.errors import InputError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.volume_io import decoding, scan_cache, voxel_stream
 from medai.volume_io.readers import ReadOptions, read_volume
@@ -192,3 +192,54 @@ def test_decoding_rests_once_the_head_is_given_until_somebody_wants_more(scan, m
     assert work.whole() is scan
     thread.join()
     assert len(told) == SHAPE_IJK[2]
+
+
+def dark_or_refused(volume):
+    """A check of scans that lets pass what is below 5000 and has more than four slices."""
+    if volume.geometry.shape_ijk[2] <= 4 or volume.image_hu.max() > 5000:
+        raise UnsupportedScanError(f"{volume.geometry.shape_ijk[2]} slices are not understood.")
+
+
+@pytest.fixture
+def checking_cache(tmp_path):
+    opened = ScanCache(
+        tmp_path / "cache", memory_bytes=10**7, disk_bytes=10**7, write_pause_s=0.0, check=dark_or_refused
+    )
+    yield opened
+    opened.close()
+
+
+def test_first_slices_that_pass_by_themselves_are_given_away(tmp_path, scan, small_steps, checking_cache, monkeypatch):
+    gate = Gate(monkeypatch, stop_at=6)
+    path = tmp_path / "scan.nii.gz"
+    write_volume(scan, path)
+    head = checking_cache.get_head(path, slices=lambda _: 5)
+    assert not head.is_whole
+    gate.go_on.set()
+    assert checking_cache.get(path).geometry.shape_ijk == SHAPE_IJK
+
+
+def test_first_slices_that_do_not_pass_wait_for_the_whole(tmp_path, scan, small_steps, checking_cache, monkeypatch):
+    gate = Gate(monkeypatch, stop_at=2)
+    gate.go_on.set()
+    path = tmp_path / "scan.nii.gz"
+    write_volume(scan, path)
+    assert checking_cache.get_head(path, slices=lambda _: 1).is_whole
+    assert gate.decodes == 1
+
+
+def test_a_refused_scan_is_not_decoded_again_and_comes_back_when_it_is_mended(
+    tmp_path, scan, small_steps, checking_cache, monkeypatch
+):
+    gate = Gate(monkeypatch, stop_at=100)
+    path = tmp_path / "scan.nii.gz"
+    bright = np.array(scan.image_hu)
+    bright[:, :, -1] = 9000
+    write_volume(Volume(geometry=scan.geometry, image_hu=bright), path)
+    for ask in (checking_cache.get, checking_cache.get, lambda p: checking_cache.get_head(p, slices=lambda _: 12)):
+        with pytest.raises(UnsupportedScanError, match="12 slices are not understood"):
+            ask(path)
+    assert gate.decodes == 1
+    assert not list((tmp_path / "cache").glob("*.npy"))
+    write_volume(scan, path)
+    assert checking_cache.get(path).geometry.shape_ijk == SHAPE_IJK

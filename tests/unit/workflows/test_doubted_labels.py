@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.domain.annotation import Correction, ReviewState
@@ -30,7 +31,7 @@ def study(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     for name in (*SHARED, *ALONE):
-        image_hu = np.full(GEOMETRY.shape_ijk, -700, np.int16)
+        image_hu = lung_hu(GEOMETRY.shape_ijk, -700)
         write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / f"{name}.nii.gz")
     store, log = StudyStore(folder), AnnotationLog(folder)
 

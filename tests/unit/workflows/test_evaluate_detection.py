@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 from tests.support.scan_factory import write_file
 
 from medai.cli.output import write_json
@@ -54,7 +55,7 @@ def make_folder(folder: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
     """Scans of which the first has a nodule where the marker marks, and the second a small one elsewhere."""
     (folder / "subset0").mkdir(parents=True)
     for name in names:
-        write_file(np.full((12, 11, 10), -700, np.int16), GEOMETRY, folder / "subset0" / f"{name}.nii.gz")
+        write_file(lung_hu((12, 11, 10), -700), GEOMETRY, folder / "subset0" / f"{name}.nii.gz")
     (folder / "annotations.csv").write_text(HEADER + f"{names[0]},8,8,10,6\n{names[1]},30,10,10,3.5\n")
     return folder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.support.fake_models import BoxClicks
+from tests.support.lung_voxels import lung_hu
 from tests.support.scan_factory import write_file
 
 from medai.cli.output import write_json
@@ -29,7 +30,7 @@ def put(folder: Path, name: str, sides: tuple[int, int, int], spacing_mm: tuple[
     start = [(n - side) // 2 for n, side in zip(shape, sides, strict=True)]
     mask[tuple(slice(s, s + side) for s, side in zip(start, sides, strict=True))] = 1
     geometry = VolumeGeometry(shape_ijk=shape, affine_ijk_to_ras_mm=np.diag([*spacing_mm, 1.0]))
-    for kind, voxels in (("images", np.full(shape, -700, np.int16)), ("masks", mask)):
+    for kind, voxels in (("images", lung_hu(shape, -700)), ("masks", mask)):
         (folder / kind).mkdir(exist_ok=True, parents=True)
         write_file(voxels, geometry, folder / kind / f"{name}.nii.gz")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Segment, Volume
 from medai.domain.annotation import ReviewState
@@ -18,7 +19,7 @@ GEOMETRY = VolumeGeometry(
     shape_ijk=(70, 72, 40),
     affine_ijk_to_ras_mm=np.array([[-0.8, 0, 0, 5.0], [0, 0.9, 0, -7.0], [0, 0, 1.5, 9.0], [0, 0, 0, 1.0]]),
 )
-SCAN = Volume(geometry=GEOMETRY, image_hu=np.full(GEOMETRY.shape_ijk, -800, np.int16), case_id="scan")
+SCAN = Volume(geometry=GEOMETRY, image_hu=lung_hu(GEOMETRY.shape_ijk, -800), case_id="scan")
 
 
 def block(start, size=10, value=1):

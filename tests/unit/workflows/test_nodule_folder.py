@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 from tests.support.scan_factory import random_geometry, write_file
 
 from medai.errors import GeometryError, InputError
@@ -19,7 +20,7 @@ def put(folder: Path, name: str, *, mask: np.ndarray | None = None, geometry: Vo
     if mask is None:
         mask = np.zeros(SHAPE, dtype=np.uint8)
         mask[4:7, 4:7, 4:7] = 1
-    for kind, voxels, grid in (("images", np.full(SHAPE, -700, np.int16), GEOMETRY), ("masks", mask, geometry)):
+    for kind, voxels, grid in (("images", lung_hu(SHAPE, -700), GEOMETRY), ("masks", mask, geometry)):
         (folder / kind).mkdir(exist_ok=True, parents=True)
         write_file(voxels, grid, folder / kind / f"{name}.nii.gz")
 
@@ -68,7 +69,9 @@ def test_odd_rows_and_missing_columns(tmp_path: Path) -> None:
 def test_names_of_other_programs(tmp_path: Path) -> None:
     for folder, name in (("images", "a_0000.nii.gz"), ("labels", "a.nrrd")):
         (tmp_path / folder).mkdir()
-        write_file(np.ones(SHAPE, dtype=np.int16), GEOMETRY, tmp_path / folder / name)
+        write_file(
+            lung_hu(SHAPE) if folder.startswith("im") else np.ones(SHAPE, np.int16), GEOMETRY, tmp_path / folder / name
+        )
     (nodule,) = read_nodule_folder(tmp_path).nodules
     assert (nodule.case_id, nodule.image_path.name, nodule.mask_path.name) == ("a", "a_0000.nii.gz", "a.nrrd")
     assert load_nodule(nodule).mask.all()
@@ -86,7 +89,7 @@ def test_a_mask_with_turned_axes_comes_back_to_the_images(seed: int, tmp_path: P
     ).with_axis_reversed(seed % 3)
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
-    write_file(np.zeros(geometry.shape_ijk, np.int16), geometry, tmp_path / "images" / "a.nii.gz")
+    write_file(lung_hu(geometry.shape_ijk), geometry, tmp_path / "images" / "a.nii.gz")
     write_file(np.flip(mask.transpose(order), seed % 3), turned, tmp_path / "masks" / "a.nii.gz")
     (nodule,) = read_nodule_folder(tmp_path).nodules
     np.testing.assert_array_equal(load_nodule(nodule).mask, mask != 0)
