@@ -189,8 +189,8 @@ class AnnotationRecorder:
         logger.info("Label '%s' of %s is %s", tag, case_id, state.value or "open again")
         return state
 
-    def look(self, case_ids: Collection[str], *, tags: Collection[str] = FOUND_TAGS) -> None:
-        """Take labels of these cases into the history that came into the study past the server."""
+    def look(self, case_ids: Collection[str] | None = None, *, tags: Collection[str] = FOUND_TAGS) -> None:
+        """Take labels of these cases, or of all, into the history that came into the study past the server."""
         self._later(self._found.look(case_ids, tags=tags))
 
     def look_on(self, wait_s: float = 0.0) -> None:

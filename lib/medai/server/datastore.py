@@ -9,17 +9,14 @@ Threads: the store takes calls from any thread; nothing is kept here.
 from __future__ import annotations
 
 import io
-import json
-import os
-import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from monailabel.interfaces.datastore import Datastore
 
-from medai.errors import NotFoundError
+from medai.server.dataset_archive import write_archive
 from medai.store.study import FINAL, StudyStore
+from medai.workflows.accepted_labels import accepted_labels
 
 
 class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes are untyped
@@ -45,13 +42,9 @@ class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes a
         self.store.set_description(description)
 
     def datalist(self) -> list[dict[str, Any]]:
-        """Image and final label of every completed case, as paths; only segmentations, which a trainer can read."""
-        pairs = ((case_id, self.store.label_path(case_id, FINAL)) for case_id in self.store.labeled(FINAL))
-        return [
-            {"image": str(self.store.image_path(case_id)), "label": str(label)}
-            for case_id, label in pairs
-            if label.suffix != ".json"
-        ]
+        """Image and accepted label of every case that has one, as paths: what a training may learn from."""
+        found = accepted_labels(self.store).labels
+        return [{"image": str(each.image_path), "label": str(each.label_path)} for each in found]
 
     def get_labels_by_image_id(self, image_id: str) -> dict[str, str]:
         """Tag to label id (which is the image's id) of every label of an image."""
@@ -98,21 +91,12 @@ class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes a
         return self.store.image_ids()
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
-        """Path of a new ZIP file with images, final labels and the index; whoever asked deletes it.
+        """Path of a new ZIP file with scans and accepted labels (``dataset_archive``); whoever asked deletes it.
 
         Raises:
-            NotFoundError: no case has a final label yet.
+            NotFoundError: no case has an accepted label yet.
         """
-        pairs = self.datalist()
-        if not pairs:
-            raise NotFoundError("There is nothing to download yet: no case of this study has a final label.")
-        handle, name = tempfile.mkstemp(prefix="medai-dataset-", suffix=".zip")
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, mode="w") as archive:
-            for pair in pairs[:limit_cases] if limit_cases and limit_cases > 0 else pairs:
-                for kind, path in pair.items():
-                    archive.write(path, arcname=f"{kind}/{Path(path).name}")
-            archive.writestr("metadata.json", json.dumps(self.json()))
-        return name
+        return str(write_archive(self.store, accepted_labels(self.store), limit_cases))
 
     def refresh(self) -> None:
         """Look at the folder again."""

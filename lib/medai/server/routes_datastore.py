@@ -78,8 +78,9 @@ class Output(StrEnum):
 async def study(app: App, lanes: Threads, user: Viewer, output: Output = Output.STATS) -> JSONResponse:
     """Totals, the pairs a training would read, or everything."""
     store = app.datastore()
-    show = {Output.TRAIN: store.datalist, Output.ALL: store.json, Output.STATS: store.status}[output]
-    return await lanes.run(Lane.QUICK, json_of, show)
+    if output is Output.TRAIN:
+        return await lanes.run(Lane.TRANSFER, json_of, _train_pairs, app)
+    return await lanes.run(Lane.QUICK, json_of, {Output.ALL: store.json, Output.STATS: store.status}[output])
 
 
 @router.put("/", include_in_schema=False)
@@ -208,8 +209,8 @@ async def update_label_info(
 
 @router.get("/dataset")
 async def download_dataset(app: App, lanes: Threads, user: Annotator, limit_cases: int | None = None) -> FileResponse:
-    """Scans and final labels as a ZIP file."""
-    archive = Path(await lanes.run(Lane.TRANSFER, app.datastore().get_dataset_archive, limit_cases))
+    """Scans and accepted labels as a ZIP file; ``medai.json`` in it says how they were made and what was left out."""
+    archive = await lanes.run(Lane.TRANSFER, _dataset, app, limit_cases)
     return FileResponse(
         archive,
         media_type="application/zip",
@@ -223,6 +224,19 @@ def _known(info: Callable[..., dict[str, Any]], *names: str) -> dict[str, Any]:
         return info(*names)
     except (NotFoundError, InputError):
         return {}
+
+
+def _train_pairs(app: MedaiApp) -> list[dict[str, Any]]:
+    app.annotations.look()
+    pairs: list[dict[str, Any]] = app.datastore().datalist()
+    return pairs
+
+
+def _dataset(app: MedaiApp, limit_cases: int | None) -> Path:
+    # A label that was put into the study leaves as one that was submitted: after it has been looked at and checked.
+    app.annotations.look()
+    app.annotations.wait()
+    return Path(app.datastore().get_dataset_archive(limit_cases))
 
 
 def _add_image(app: MedaiApp, image: str | None, upload: UploadFile, info: dict[str, Any]) -> dict[str, Any]:

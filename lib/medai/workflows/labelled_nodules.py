@@ -27,7 +27,7 @@ from medai.errors import InputError
 from medai.evaluation.corrections import labels_dice
 from medai.evaluation.label_sanity import LEAST_AGREEMENT
 from medai.geometry import IndexBox
-from medai.postprocessing.consensus import ConsensusNodule, SoftLabel, consensus
+from medai.postprocessing.consensus import Consensus, ConsensusNodule, SoftLabel, consensus
 from medai.store.split import patient_key_of_case
 from medai.training.dataset import nodule_cases
 from medai.volume_io.readers import read_geometry
@@ -98,9 +98,27 @@ def joined_nodules(scan: Volume, label_maps: Sequence[LabelMap]) -> list[ClickCa
         InputError: two labels that hardly overlap.
         GeometryError: a label lies on another grid.
     """
+    outline, together = joined_outline(label_maps)
+    nodules = nodule_cases([(scan, outline)])
+    return nodules if together is None else [_with_readers(nodule, scan, together.nodules) for nodule in nodules]
+
+
+def joined_outline(label_maps: Sequence[LabelMap]) -> tuple[LabelMap, Consensus | None]:
+    """What several annotators' labels of a scan say together.
+
+    Args:
+        label_maps: one an annotator, oldest first, of one grid; one at least.
+
+    Returns:
+        The outline, and how they were joined; None for a single label, which is the outline itself.
+
+    Raises:
+        InputError: two labels that hardly overlap.
+        GeometryError: the grids differ.
+    """
     latest = label_maps[-1]
     if len(label_maps) == 1:
-        return nodule_cases([(scan, latest)])
+        return latest, None
     if len(label_maps) == 2:
         agreement = labels_dice(*label_maps)
         if agreement < LEAST_AGREEMENT:
@@ -110,8 +128,7 @@ def joined_nodules(scan: Volume, label_maps: Sequence[LabelMap]) -> list[ClickCa
                 "approves one of them."
             )
     together = consensus(label_maps, soft=SoftLabel.MEAN)
-    outline = latest if len(label_maps) == 2 else together.majority
-    return [_with_readers(nodule, scan, together.nodules) for nodule in nodule_cases([(scan, outline)])]
+    return (latest if len(label_maps) == 2 else together.majority), together
 
 
 def _nodules_of_case(study: LabelledStudy, case_id: str, opinions: Sequence[Path]) -> list[ClickCase]:
