@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from medai.errors import MedaiError, NotFoundError
-from medai.server.access import Admin, App, CheckedRoute, Threads, Viewer, identify
+from medai.server.access import Admin, Annotator, App, CheckedRoute, Threads, Viewer, identify
 from medai.server.app import MedaiApp
 from medai.server.audit import note
 from medai.server.lanes import Lane
@@ -36,7 +36,7 @@ async def next_sample(
     request: Request,
     app: App,
     lanes: Threads,
-    user: Viewer,
+    user: Annotator,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> JSONResponse:
     """The next case for this annotator, reserved; {} when none is left."""

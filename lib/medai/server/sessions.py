@@ -20,7 +20,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from medai.errors import NotFoundError
-from medai.server.access import App, CheckedRoute, Threads, Viewer
+from medai.server.access import Annotator, App, CheckedRoute, Threads, Viewer
 from medai.server.app import MedaiApp
 from medai.server.lanes import Lane
 from medai.server.replies import PlainJSONResponse
@@ -35,7 +35,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 @router.put("/", form_limits={"max_files": MOST_FILES})
 async def create(
-    app: App, lanes: Threads, user: Viewer, files: list[UploadFile], expiry: int = 0, uncompress: bool = False
+    app: App, lanes: Threads, user: Annotator, files: list[UploadFile], expiry: int = 0, uncompress: bool = False
 ) -> JSONResponse:
     """Upload one scan: a volume file, the slices of a DICOM series, or (``uncompress``) a ZIP of either.
 
@@ -56,7 +56,7 @@ async def show(
 
 
 @router.delete("/{session_id}")
-async def remove(session_id: str, app: App, lanes: Threads, user: Viewer) -> JSONResponse:
+async def remove(session_id: str, app: App, lanes: Threads, user: Annotator) -> JSONResponse:
     """End a session and delete its scan."""
     return PlainJSONResponse(await lanes.run(Lane.QUICK, _remove, app, session_id))
 

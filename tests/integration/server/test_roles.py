@@ -23,7 +23,7 @@ TABLE: dict[str, str | Role] = {
     "POST /auth/token": OPEN,
     "GET /auth/token/valid": LOGIN,
     "GET /info/": VIEWER,
-    "POST /activelearning/{strategy}": VIEWER,
+    "POST /activelearning/{strategy}": ANNOTATOR,
     "GET /logs/": VIEWER,
     "GET /logs/gpu": VIEWER,
     "GET /model/info/{model}": ADMIN,
@@ -63,12 +63,13 @@ TABLE: dict[str, str | Role] = {
     "GET /medai/models/{task}/pictures/{name}": VIEWER,
     "GET /medai/annotations": ANNOTATOR,
     "GET /medai/status": VIEWER,
-    "PUT /session/": VIEWER,
+    "PUT /session/": ANNOTATOR,
     "GET /session/{session_id}": VIEWER,
-    "DELETE /session/{session_id}": VIEWER,
+    "DELETE /session/{session_id}": ANNOTATOR,
 }
-"""As MONAI Label's own roles for the same routes; a verdict in ``updatelabelinfo`` asks for a reviewer besides.
-``/logs/`` answers with words alone, never with the log."""
+"""As MONAI Label's own roles for the same routes, but that whatever writes asks for an annotator: a session keeps a
+scan, a next sample a reservation. A verdict in ``updatelabelinfo`` asks for a reviewer besides. ``/logs/`` answers with
+words alone, never with the log."""
 
 PLATFORMS_PAGES = {"/openapi.json", "/docs", "/docs/oauth2-redirect"}
 PEOPLE = {None: None, "guest": None, "vera": VIEWER, "anna": ANNOTATOR, "rita": REVIEWER, "adam": ADMIN}
@@ -132,7 +133,7 @@ def test_a_higher_role_may_what_a_lower_one_may(hospital: Served, realm: OidcIss
     allowed = [
         ("GET /info/", VIEWER),
         ("GET /medai/status", VIEWER),
-        ("POST /activelearning/nothing", VIEWER),
+        ("POST /activelearning/nothing", ANNOTATOR),
         ("GET /medai/annotations", ANNOTATOR),
         ("POST /scoring/nothing", ANNOTATOR),
         ("PUT /datastore/label?image=nothing", ANNOTATOR),
