@@ -121,6 +121,7 @@ def _open(path: Path, budget: ReadBudget) -> _MetaImage:
     dtype = np.dtype(order + _STORED_TYPES[fields["ElementType"]])
     layout = VoxelLayout(shape=geometry.shape_ijk, dtype=dtype)
     check_promise(source, layout, budget)
+    _refuse_wide_longs(fields["ElementType"], source, layout)
     unit = fields.get("DistanceUnits", "mm")
     notes = (
         (f"{path.name} states its lengths in {unit}; they are taken as mm, as 3D Slicer takes them.",)
@@ -169,6 +170,16 @@ def _refuse_forms(fields: dict[str, str], name: str) -> None:
                 f"{name} has {key} = {value}, which 3D Slicer ignores: its Hounsfield units are not known. Store the "
                 "values themselves and remove that line."
             )
+
+
+def _refuse_wide_longs(element_type: str, source: VoxelSource, layout: VoxelLayout) -> None:
+    """Some programs write a long as eight bytes; MetaIO, and so 3D Slicer, reads four and halves the image."""
+    found = source.path.stat().st_size - source.start
+    if element_type in ("MET_LONG", "MET_ULONG") and source.encoding == "raw" and found >= 2 * layout.byte_count:
+        raise InputError(
+            f"{source.name} holds {found} bytes of voxels, eight each, but {element_type} is four bytes. If they are "
+            f"eight, write 'ElementType = {element_type}_LONG'."
+        )
 
 
 def _is_number(text: str, value: float) -> bool:

@@ -113,5 +113,10 @@ def _reader_for(path: Path) -> VolumeReader:
     for reader in READERS:
         if reader.can_read(path):
             return reader
+    if path.name.lower().removesuffix(".gz").endswith((".hdr", ".img")):
+        raise InputError(
+            f"'{path.name}' is one file of a pair (.hdr and .img, Analyze or NIfTI), which medai does not read. Open "
+            "the .hdr file in 3D Slicer, check left and right, and save it as .nii.gz."
+        )
     formats = ", ".join(reader.name for reader in READERS)
     raise InputError(f"'{path.name}' is not in a format medai reads. It reads {formats}.")

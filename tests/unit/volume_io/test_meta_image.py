@@ -97,3 +97,13 @@ def test_another_unit_of_length_is_noted(tmp_path):
     assert read_volume(write(tmp_path / "s.mha", "DistanceUnits = mm")).notes == ()
     (note,) = read_volume(write(tmp_path / "s.mha", "DistanceUnits = cm")).notes
     assert note == "s.mha states its lengths in cm; they are taken as mm, as 3D Slicer takes them."
+
+
+def test_longs_of_eight_bytes_are_refused_and_the_advice_works(tmp_path):
+    stored = VALUES.astype("<i8").tobytes(order="F")
+    with pytest.raises(InputError, match=r"MET_LONG is four bytes\. .*'ElementType = MET_LONG_LONG'"):
+        read_volume(write(tmp_path / "s.mha", stored=stored, ElementType="MET_LONG"))
+    path = write(tmp_path / "s.mha", stored=stored, ElementType="MET_LONG_LONG")
+    np.testing.assert_array_equal(read_volume(path).image_hu, VALUES)
+    path = write(tmp_path / "s.mha", stored=VALUES.astype("<i4").tobytes(order="F"), ElementType="MET_LONG")
+    np.testing.assert_array_equal(read_volume(path).image_hu, VALUES)

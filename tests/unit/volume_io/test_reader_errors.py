@@ -58,6 +58,13 @@ def test_missing_file_and_unknown_format(tmp_path):
         read_volume(tmp_path / "scan.jpg")
 
 
+@pytest.mark.parametrize("name", ["scan.hdr", "scan.IMG", "scan.img.gz"])
+def test_a_pair_of_files_is_named_with_the_way_out(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(400))
+    with pytest.raises(InputError, match=r"one file of a pair .*3D Slicer.*save it as \.nii\.gz"):
+        read_volume(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(tmp_path, geometry, suffix, value):
