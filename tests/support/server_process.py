@@ -25,6 +25,7 @@ class ServerProcess:
         studies: study folder.
         conf: settings, as ``--conf`` takes them.
         environment: added to this process's environment.
+        probe: what it is asked to see that it answers; ``/auth/`` where it asks for a login.
         log_path: where its output goes; default: ``<studies>/.medai/test-server.out``.
 
     Attributes:
@@ -39,12 +40,14 @@ class ServerProcess:
         conf: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         log_path: Path | None = None,
+        probe: str = "/info/",
     ) -> None:
         self.studies = studies
         # Off unless asked for: it would take the processor from what a test looks at.
         self.conf = {"score_in_background": "off", **(conf or {})}
         self.environment = dict(environment or {})
         self.log_path = log_path or studies / ".medai" / "test-server.out"
+        self.probe = probe
         self.url = ""
         self.start_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None
@@ -71,7 +74,7 @@ class ServerProcess:
         return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file())
 
     def start(self) -> ServerProcess:
-        """Start the process and wait until it answers ``/info/``; one that runs is left as it is."""
+        """Start the process and wait until it answers; one that runs is left as it is."""
         if self.is_running:
             return self
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +104,7 @@ class ServerProcess:
             if ready_file.is_file() and ready_file.stat().st_size:
                 self.url = json.loads(ready_file.read_text())["url"]
                 ready_file.unlink()
-                self.get_json("/info/")
+                self.get_json(self.probe)
                 self.start_s = time.monotonic() - started
                 return self
             time.sleep(0.05)

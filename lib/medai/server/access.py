@@ -24,6 +24,7 @@ from medai.errors import InputError
 from medai.server.app import MedaiApp
 from medai.server.audit import note
 from medai.server.bounded_route import BoundedRoute
+from medai.server.handed_out import HandedOut
 from medai.server.lanes import Lane, Lanes
 from medai.server.logins import Logins
 from medai.server.roles import Role, may
@@ -70,6 +71,26 @@ class Needs:
         if self.role is not None:
             check_role(user, self.role)
         return user
+
+
+class NeedsOrHandedOut(Needs):
+    """The same, or the address that a login with the role was just given the ``image`` at (``handed_out``)."""
+
+    async def __call__(self, request: Request, _: Annotated[str | None, Depends(_SCHEME)] = None) -> User:
+        """The user; raises as ``Needs``."""
+        if platform.MONAI_LABEL_AUTH_ENABLE and "authorization" not in request.headers:
+            handed_out: HandedOut = request.app.state.handed_out
+            user = handed_out.user_of(request.query_params.get("image", ""), _address(request))
+            if user is not None:
+                request.scope[_USER] = user
+                note(request.scope, user=user.username, roles=user.roles, by="next sample")
+        return await super().__call__(request)
+
+
+def hand_out(request: Request, user: User, case_id: str) -> None:
+    """Let 3D Slicer, which sends no login with it, download the scan that a login has just been given."""
+    if platform.MONAI_LABEL_AUTH_ENABLE and _app(request).options.slicer_downloads:
+        request.app.state.handed_out.give(case_id, _address(request), user)
 
 
 def check_role(user: User, role: Role) -> None:
@@ -140,7 +161,7 @@ def identify(request: Request, user: User, client_id: Any) -> Identity:
     given = _checked_client_id(client_id)
     if platform.MONAI_LABEL_AUTH_ENABLE:
         return Identity(name=str(user.username), client_id=str(user.username))
-    host = request.client.host if request.client else ""
+    host = _address(request)
     name = annotator_name(user, given, host)
     note(request.scope, user=name)
     _look_at(request, given or ANONYMOUS, "this machine" if host in _OWN_HOSTS else host)
@@ -209,6 +230,10 @@ def _look_at(request: Request, client_id: str, address: str) -> None:
         _lanes(request).submit(Lane.QUICK, app.clients.save)
 
 
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
 def _app(request: Request) -> MedaiApp:
     return cast(MedaiApp, request.app.state.medai)
 
@@ -221,6 +246,7 @@ App = Annotated[MedaiApp, Depends(_app)]
 Threads = Annotated[Lanes, Depends(_lanes)]
 AnyLogin = Annotated[User, Depends(Needs(None))]
 Viewer = Annotated[User, Depends(Needs(Role.VIEWER))]
+HandedOutViewer = Annotated[User, Depends(NeedsOrHandedOut(Role.VIEWER))]
 Annotator = Annotated[User, Depends(Needs(Role.ANNOTATOR))]
 Reviewer = Annotated[User, Depends(Needs(Role.REVIEWER))]
 Admin = Annotated[User, Depends(Needs(Role.ADMIN))]

@@ -46,6 +46,7 @@ from medai.server.app import MedaiApp
 from medai.server.audit import Audit
 from medai.server.case_jobs import CaseJobs
 from medai.server.compat import configure_platform
+from medai.server.handed_out import HandedOut
 from medai.server.hidden_paths import HiddenPaths, hidden_folders
 from medai.server.lanes import Lane, Lanes
 from medai.server.limits import LARGEST_PLAIN_BYTES, UploadSlots
@@ -77,6 +78,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.hidden = _hidden(instance, temporary)
     lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
     app.state.medai, app.state.lanes, app.state.logins = instance, lanes, build_logins(instance.options)
+    app.state.handed_out = HandedOut()
     app.state.batches = CaseJobs("batch inference", lanes)
     app.state.scoring = scoring = instance.pool_scoring(lanes)
     threading.Thread(target=_warm_up, args=(instance,), name="medai-warm-up", daemon=True).start()

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Request
 from fastapi.responses import FileResponse, JSONResponse
 
 from medai.errors import MedaiError, NotFoundError
-from medai.server.access import Admin, Annotator, App, CheckedRoute, Threads, Viewer, identify
+from medai.server.access import Admin, Annotator, App, CheckedRoute, Threads, Viewer, hand_out, identify
 from medai.server.app import MedaiApp
 from medai.server.audit import note
 from medai.server.lanes import Lane
@@ -45,6 +45,7 @@ async def next_sample(
     sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, asked)
     if sample:
         note(request.scope, case=sample["id"])
+        hand_out(request, user, sample["id"])
         lanes.submit(Lane.TRANSFER, _prepare, app, sample["id"])
     return PlainJSONResponse(sample)
 

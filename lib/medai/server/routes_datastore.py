@@ -25,6 +25,7 @@ from medai.server.access import (
     Annotator,
     App,
     CheckedRoute,
+    HandedOutViewer,
     Identity,
     Threads,
     Viewer,
@@ -122,7 +123,7 @@ async def check_image(image: str, app: App, lanes: Threads, user: Viewer, check_
 
 
 @router.get("/image")
-async def download_image(image: str, app: App, lanes: Threads, user: Viewer) -> FileResponse:
+async def download_image(image: str, app: App, lanes: Threads, user: HandedOutViewer) -> FileResponse:
     """The scan's file, or a right-handed copy of a left-handed scan (``served_scans``)."""
     return _file(await lanes.run(Lane.TRANSFER, app.served.path, image))
 

@@ -94,6 +94,10 @@ class ServerSettings(BaseModel):
     auth_secret_file: Annotated[
         str, Field(description="file with the client's secret, where the realm wants one to give tokens")
     ] = ""
+    slicer_downloads: Annotated[
+        bool,
+        Field(description="let Slicer, which sends no login with it, download the scan Next Sample gave to its login"),
+    ] = True
     max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest uploaded file, MB")] = 2048
     max_uploads: Annotated[int, Field(ge=1, le=10_000, description="uploads under way at the same time")] = 64
     max_sessions: Annotated[

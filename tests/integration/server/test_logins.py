@@ -16,6 +16,7 @@ from tests.integration.server.conftest import Served
 from tests.support.oidc_issuer import CLIENT_ID, OidcIssuer
 
 from medai.server import issuer as issuer_module
+from medai.server.handed_out import HANDED_OUT_S, HandedOut
 from medai.server.issuer import Issuer, IssuerOptions
 from medai.server.logins import LONGEST_USER_NAME
 from medai.store.audit_log import read_audit
@@ -26,6 +27,11 @@ OK, UNAUTHORISED, FORBIDDEN, AWAY = 200, 401, 403, 503
 @pytest.fixture(autouse=True)
 def no_pause_between_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(issuer_module, "REFETCH_S", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_handed_out(hospital: Served) -> None:
+    hospital.client.app.state.handed_out = HandedOut()  # type: ignore[attr-defined]
 
 
 def valid(hospital: Served, token: str) -> Any:
@@ -284,6 +290,31 @@ def test_roles_are_found_wherever_the_realm_puts_them(
 
 
 # -- who is who --------------------------------------------------------------------------------------------------------
+
+
+def test_slicers_download_without_a_login_gets_the_case_its_login_was_just_given(
+    hospital: Served, realm: OidcIssuer, monkeypatch: pytest.MonkeyPatch
+):
+    client, now = hospital.client, [0.0]
+    monkeypatch.setattr(hospital.client.app.state.handed_out, "_now", lambda: now[0])  # type: ignore[attr-defined]
+    case = client.post("/activelearning/first", headers=realm.header("adam"), json={}).json()["id"]
+    other = "case.axial" if case != "case.axial" else "case_oblique"
+
+    def download(case_id: str, **headers: str) -> int:
+        return client.get(f"/datastore/image?image={case_id}", headers=headers).status_code
+
+    assert (download(case), download(other)) == (OK, UNAUTHORISED)
+    line = audited(hospital, user="adam")[-1]
+    assert (line["route"], line["case"], line["by"]) == ("/datastore/image", case, "next sample")
+    assert download(case, Authorization="Bearer nonsense") == UNAUTHORISED
+    assert client.get(f"/datastore/label?label={case}&tag=final").status_code == UNAUTHORISED
+    now[0] = HANDED_OUT_S + 1
+    assert download(case) == UNAUTHORISED
+    monkeypatch.setattr(hospital.app, "options", hospital.app.options.model_copy(update={"slicer_downloads": False}))
+    again = client.post("/activelearning/first", headers=realm.header("adam"), json={}).json()["id"]
+    assert download(again) == UNAUTHORISED
+    for case_id in (case, again):
+        hospital.app.reservations.release(case_id)
 
 
 def test_the_login_beats_the_client_id_everywhere(hospital: Served, realm: OidcIssuer, tmp_path: Path):
