@@ -68,6 +68,7 @@ TRAIT_KEYWORDS = (
     *SHOWN_TRAITS,
     "PatientSex",
     "PatientBirthDate",
+    "PatientName",
     "FrameOfReferenceUID",
     "SeriesDescription",
     "ProtocolName",

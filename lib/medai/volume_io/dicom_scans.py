@@ -30,12 +30,15 @@ _SAME_DIRECTION = 1e-3
 _SAME_PIXEL_SIZE = 1e-3
 _UNEVEN = 0.25
 _OVERLAPPING = 0.5
+_FAR_APART = 5
 _FEWEST_SLICES = 3
 _LONGEST_LABEL = 40
 
+_PERSON_KEYWORDS = ("PatientBirthDate", "PatientSex", "PatientName")
+_KEYWORDS = tuple(keyword for keyword in TRAIT_KEYWORDS if keyword not in _PERSON_KEYWORDS)
 # Values that change from slice to slice of one scan, or are free text, explain contended positions but no pattern.
 _TOO_RESTLESS = {"ContentTime", "ImageComments", "DerivationDescription", "ReconstructionTargetCenterPatient"}
-_PATTERN_KEYWORDS = tuple(keyword for keyword in TRAIT_KEYWORDS if keyword not in _TOO_RESTLESS)
+_PATTERN_KEYWORDS = tuple(keyword for keyword in _KEYWORDS if keyword not in _TOO_RESTLESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +86,23 @@ def divide_scans(frames: Sequence[Frame]) -> list[ScanPart]:
 
 
 def _by_person(frames: Sequence[Frame]) -> list[ScanPart] | None:
-    """By patient and study; by sex and date of birth where the ids are all the same, as anonymisers leave them."""
+    """By patient and study; by name, sex and birth where the ids are all the same, as anonymisers leave them."""
     parts = _by_identity(frames, "patient", lambda frame: frame.patient_key)
-    for keyword in ("PatientBirthDate", "PatientSex"):
+    for keyword in _PERSON_KEYWORDS:
         # A value that some slices lack has been removed from the others: it tells nobody apart.
         if parts is None and all(keyword in frame.traits for frame in frames):
-            parts = _by_identity(frames, "patient", _trait(keyword))
-            parts = parts and [part.below("", _digits(part.frames[0].traits[keyword])) for part in parts]
+            parts = _by_identity(frames, "patient", _plain_trait(keyword))
+            parts = parts and [part.below("", _digits(_plain(part.frames[0].traits[keyword]))) for part in parts]
     return parts or _by_identity(frames, "study", lambda frame: frame.study_uid)
+
+
+def _plain_trait(keyword: str) -> Callable[[Frame], str]:
+    return lambda frame: _plain(frame.traits.get(keyword, ""))
+
+
+def _plain(value: str) -> str:
+    """A name without the case and signs in which two writings of it differ."""
+    return "".join(letter for letter in value.casefold() if letter.isalnum())
 
 
 def _by_identity(frames: Sequence[Frame], what: str, value: Callable[[Frame], str]) -> list[ScanPart] | None:
@@ -167,11 +179,12 @@ def _by_position(frames: Sequence[Frame]) -> list[ScanPart] | None:
     stack = _Stack.of(frames)
     if stack.contended:
         return _by_contention(stack)
+    is_uneven = not _is_even(np.sort(stack.positions_mm))
     for keyword in _PATTERN_KEYWORDS:
         values = [frame.traits.get(keyword, "") for frame in frames]
         if 2 <= len(set(values)) <= len(frames) / _FEWEST_SLICES:
             groups = _grouped(frames, _trait(keyword))
-            if _are_interleaved(list(groups.values())):
+            if _are_interleaved(list(groups.values())) or (is_uneven and _are_stacks_apart(list(groups.values()))):
                 return _trait_parts(groups, keyword)
     passes = _passes(stack)
     return passes if passes and _are_interleaved([part.frames for part in passes]) else None
@@ -229,7 +242,7 @@ def positions_along_normal(frames: Sequence[Frame]) -> NDArray[np.float64]:
 
 def _by_contention(stack: _Stack) -> list[ScanPart] | None:
     best: tuple[int, int, str] | None = None
-    for keyword in TRAIT_KEYWORDS:
+    for keyword in _KEYWORDS:
         groups = _grouped(stack.frames, _trait(keyword))
         if 2 <= len(groups) <= len(stack.frames) / 2:
             left = sum(_Stack.of(group).contended for group in groups.values())
@@ -322,14 +335,33 @@ def _time_of(frame: Frame) -> float | None:
 
 def _are_interleaved(groups: Sequence[Sequence[Frame]]) -> bool:
     """True where even stacks lie between one another over more than half of the shorter one."""
-    if min(len(group) for group in groups) < _FEWEST_SLICES:
-        return False
     along = [np.sort(positions_along_normal(group)) for group in groups]
-    for positions_mm in along:
-        gaps_mm = np.diff(positions_mm)
-        if gaps_mm.min() <= 0 or gaps_mm.max() > gaps_mm.min() * (1 + _UNEVEN):
-            return False
-    return _overlap_most(along)
+    return all(_is_even_stack(positions_mm) for positions_mm in along) and _overlap_most(along)
+
+
+def _are_stacks_apart(groups: Sequence[Sequence[Frame]]) -> bool:
+    """True for even stacks of different spacing, far from one another, or overlapping at their ends.
+
+    Stacks of one spacing that follow one another are one scan, whatever is lost between them.
+    """
+    along = [np.sort(positions_along_normal(group)) for group in groups]
+    if not all(_is_even_stack(positions_mm) for positions_mm in along):
+        return False
+    along.sort(key=lambda positions_mm: float(positions_mm[0]))
+    spacings_mm = [float(np.median(np.diff(positions_mm))) for positions_mm in along]
+    if max(spacings_mm) > min(spacings_mm) * (1 + _UNEVEN):
+        return True
+    between_mm = [float(after[0] - before[-1]) for before, after in itertools.pairwise(along)]
+    return max(between_mm) > _FAR_APART * max(spacings_mm) or min(between_mm) < 0
+
+
+def _is_even_stack(positions_mm: NDArray[np.float64]) -> bool:
+    return len(positions_mm) >= _FEWEST_SLICES and _is_even(positions_mm)
+
+
+def _is_even(positions_mm: NDArray[np.float64]) -> bool:
+    gaps_mm = np.diff(positions_mm)
+    return bool(gaps_mm.min() > 0 and gaps_mm.max() <= gaps_mm.min() * (1 + _UNEVEN))
 
 
 def _overlap_most(along: Sequence[NDArray[np.float64]]) -> bool:

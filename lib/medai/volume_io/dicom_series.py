@@ -24,6 +24,11 @@ from medai.volume_io.options import ReadBudget, ReadOptions
 _log = logging.getLogger(__name__)
 
 _SCATTERED = 3
+_NO_UID = (
+    "its files have no SeriesInstanceUID (0020,000E), as anonymisers leave them: what belongs together is unknown. "
+    "Anonymise the originals again with a new UID instead of none, or give the slices of each scan one (dcmtk: "
+    'dcmodify -nb -i "SeriesInstanceUID=2.25.1" and the files)'
+)
 _SCATTERED_KEYWORDS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 
@@ -152,26 +157,48 @@ def series_at(path: Path) -> list[DicomSeries]:
     ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundSeries:
+    """What DICOM files form.
+
+    Attributes:
+        series: in the order of their first file.
+        unreadable: files beside which no series lies that would name them, each with the reason.
+    """
+
+    series: tuple[DicomSeries, ...]
+    unreadable: tuple[tuple[Path, str], ...]
+
+
 def group_series(paths: Iterable[Path]) -> list[DicomSeries]:
     """The series that these DICOM files form."""
+    return list(group_files(paths).series)
+
+
+def group_files(paths: Iterable[Path]) -> FoundSeries:
+    """The series that these DICOM files form, and the files that cannot be read."""
     by_uid: dict[tuple[str, str], list[DicomFile]] = {}
-    damaged: list[Path] = []
+    damaged: dict[Path, str] = {}
     for path in paths:
         try:
             file = read_dicom_file(path)
         except InputError as error:
             _log.warning("%s", error)
-            damaged.append(path)
+            damaged[path] = str(error)
             continue
         if file.is_index:
             _log.info("%s is an index of DICOM files and is left out", path.name)
-        elif file.series_instance_uid:
+        elif file.series_instance_uid or (file.frames and not file.problem):
             by_uid.setdefault((file.series_instance_uid, file.modality), []).append(file)
         else:
-            _log.warning("%s has no SeriesInstanceUID: it is damaged or not an image", path.name)
-            damaged.append(path)
-    found = [series for files in by_uid.values() for series in _scans_of(files, damaged)]
-    return _gather_scattered(found)
+            damaged[path] = f"{path.name} has no SeriesInstanceUID: it is damaged or not an image."
+            _log.warning("%s", damaged[path])
+    found = [series for files in by_uid.values() for series in _scans_of(files, list(damaged))]
+    folders = {file.path.parent for series in found for file in series.files}
+    return FoundSeries(
+        series=tuple(_gather_scattered(found)),
+        unreadable=tuple((path, reason) for path, reason in damaged.items() if path.parent not in folders),
+    )
 
 
 def read_series(series: DicomSeries, options: ReadOptions = ReadOptions()) -> Volume:  # noqa: B008 - frozen
@@ -220,6 +247,9 @@ def plan_series(series: DicomSeries, options: ReadOptions) -> StackPlan:
     for frame in kept:
         if frame.not_hu:
             raise UnsupportedScanError(f"{name}: {frame.path.name} has {frame.not_hu}.")
+    for pixels in {frame.pixels for frame in kept if frame.pixels is not None and frame.pixels.frame_count > 1}:
+        # A compressed file is decoded whole, whichever of its frames are wanted.
+        options.budget.check((*pixels.shape_ij, pixels.frame_count), pixels.bits_allocated // 8, pixels.path.name)
     plan = plan_stack(kept, options, name)
     options.budget.check(plan.geometry.shape_ijk, 2, name)
     return plan
@@ -263,7 +293,7 @@ def _scans_of(files: Sequence[DicomFile], damaged: Sequence[Path]) -> list[Dicom
                 part=part.label,
                 part_key=part.key,
                 left_out=tuple(left_out) if n == 0 else (),
-                problem=part.problem,
+                problem=part.problem or ("" if first.series_instance_uid else _NO_UID),
             )
         )
     return scans

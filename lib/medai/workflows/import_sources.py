@@ -16,7 +16,7 @@ from pathlib import Path
 from medai.errors import InputError
 from medai.store.names import IMAGE_EXTENSIONS
 from medai.volume_io.dicom_headers import is_dicom_index, looks_like_dicom
-from medai.volume_io.dicom_series import DicomSeries, group_series, series_at
+from medai.volume_io.dicom_series import DicomSeries, group_files, group_series, series_at
 from medai.volume_io.folder_files import Unreachable, find_files
 
 VOLUME_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -85,7 +85,7 @@ def find_scans(sources: Sequence[Path], study_folder: Path) -> FoundScans:
         if is_empty:
             _refuse_empty(source, found)
     found.left_out += beside.told()
-    found.series += _series(list(dicom_files), named)
+    found.series += _series(list(dicom_files), named, found)
     found.files = _once(found.files)
     _tell_what_is_beside(found)
     return found
@@ -132,9 +132,13 @@ def _refuse_empty(source: Path, found: FoundScans) -> None:
     found.refused.append(LeftOut(source=name, reason=reason))
 
 
-def _series(dicom_files: list[Path], named: list[Path]) -> list[DicomSeries]:
+def _series(dicom_files: list[Path], named: list[Path], found: FoundScans) -> list[DicomSeries]:
     """The series of the searched folders, and those that single files belong to."""
-    series = group_series(sorted(dicom_files))
+    grouped = group_files(sorted(dicom_files))
+    series = list(grouped.series)
+    found.refused += [
+        LeftOut(source=f"{path.parent.name}/{path.name}", reason=reason) for path, reason in grouped.unreadable
+    ]
     met = {file.path for each in series for file in each.files}
     for folder in dict.fromkeys(path.parent for path in named if path not in met):
         files_of_folder = sorted(path for path in folder.iterdir() if looks_like_dicom(path))

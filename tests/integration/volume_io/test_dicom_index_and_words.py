@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage
-from tests.support.dicom_factory import SeriesRecipe, save, slice_dataset, write_report, write_series
+from tests.support.dicom_factory import SeriesRecipe, save, slice_dataset, write_multiframe, write_report, write_series
 
 from medai.errors import InputError
 from medai.volume_io.dicom_series import find_series, series_at
+from medai.volume_io.options import ReadBudget, ReadOptions
 from medai.volume_io.readers import read_geometry, read_volume
 from medai.workflows.import_study import import_scans
 
@@ -246,3 +247,18 @@ def test_a_lookup_table_is_named(tmp_path):
     write_series(tmp_path / "scan", RECIPE, edit=edit)
     with pytest.raises(InputError, match="has a modality lookup table instead of rescale"):
         read_volume(tmp_path / "scan")
+
+
+def test_a_folder_of_damaged_files_is_never_silent(tmp_path):
+    for path in write_series(tmp_path / "scan", RECIPE):
+        path.write_bytes(path.read_bytes()[:150])
+    report = import_scans([tmp_path / "scan"], tmp_path / "study")
+    assert (report.imported, report.skipped) == ((), ())
+    assert len(report.refused) == 6
+    assert "scan/CT0000" in [each.source for each in report.refused]
+
+
+def test_a_multi_frame_file_is_held_to_the_budget_before_it_is_decoded(tmp_path):
+    write_multiframe(tmp_path / "enhanced", replace(RECIPE, syntax="rle"))
+    with pytest.raises(InputError, match=r"enhanced has 10×11×6 voxels of 2 bytes .*at most 600 voxels"):
+        read_volume(tmp_path / "enhanced", options=ReadOptions(budget=ReadBudget(largest_voxels=600)))

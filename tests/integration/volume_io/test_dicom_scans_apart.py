@@ -63,6 +63,7 @@ TELLING = {
     "StudyInstanceUID": ("1.2.3.4", "1.2.3.5"),
     "PatientBirthDate": ("19500101", "19610202"),
     "PatientSex": ("F", "M"),
+    "PatientName": ("Adams^A", "Baker^B"),
     "FrameOfReferenceUID": ("1.2.3.6", "1.2.3.7"),
     "ConvolutionKernel": ("B30f", "B70f"),
     "AcquisitionNumber": (1, 2),
@@ -86,7 +87,7 @@ def test_scans_that_a_header_value_tells_apart(tmp_path, keyword, shift_mm):
     write_second(tmp_path, values(**{keyword: second}), shift_mm=shift_mm)
     found = first_and_second(tmp_path)
     assert all(series.part for series in found)
-    for secret in ("P1", "19500101", "19610202", "SECRET"):
+    for secret in ("P1", "19500101", "19610202", "SECRET", "Adams", "Baker"):
         assert secret not in "".join(f"{series}{series.describe()}" for series in found)
     with pytest.raises(InputError, match=r"holds 2 series: .*Name one of its files"):
         read_volume(tmp_path)
@@ -170,6 +171,7 @@ def of_table(dataset, k):
         lambda dataset, k: setattr(dataset, "InstanceNumber", [5, 6, 7, 8, 1, 2, 3, 4][k]),
         lambda dataset, k: delattr(dataset, "InstanceNumber"),
         lambda dataset, k: setattr(dataset, "ImageComments", "reviewed" if k % 2 else ""),
+        lambda dataset, k: setattr(dataset, "PatientName", "SECRET^PERSON" if k % 2 else "Secret Person"),
         lambda dataset, k: delattr(dataset, "PatientBirthDate") if k == 3 else None,
         lambda dataset, k: delattr(dataset, "FrameOfReferenceUID") if k == 3 else None,
     ],
@@ -179,6 +181,40 @@ def test_what_varies_along_one_scan_divides_nothing(tmp_path, edit):
     (series,) = find_series(tmp_path)
     assert series.part == series.part_key == ""
     np.testing.assert_array_equal(read_series(series).image_hu, RECIPE.expected_hu)
+
+
+@pytest.mark.parametrize(
+    "heights",
+    [
+        pytest.param([0, 2, 4, 6, 8, 13, 18, 23], id="another spacing"),
+        pytest.param([0, 2, 4, 6, 60, 62, 64, 66], id="far apart"),
+        pytest.param([0, 2, 4, 6, 5, 7, 9, 11], id="overlapping at their ends"),
+    ],
+)
+def test_acquisitions_that_form_no_even_scan_together(tmp_path, heights):
+    def edit(dataset, k):
+        dataset.AcquisitionNumber = 1 + k // 4
+        dataset.ImagePositionPatient[2] = heights[k]
+
+    write_series(tmp_path, RECIPE, edit=edit)
+    found = find_series(tmp_path)
+    assert sorted(series.part for series in found) == ["AcquisitionNumber 1", "AcquisitionNumber 2"]
+    for series in found:
+        k = 4 * int(series.part.endswith("2"))
+        np.testing.assert_array_equal(read_series(series).image_hu, RECIPE.expected_hu[:, :, k : k + 4])
+
+
+def test_slices_lost_between_acquisitions_of_one_scan_are_named(tmp_path):
+    paths = write_series(tmp_path, replace(RECIPE, shape_ijk=(10, 11, 12)), edit=of_table)
+    paths[4].unlink()
+    with pytest.raises(UnsupportedScanError, match=r"lacks 1 of its slices, at -240\.0 mm"):
+        read_volume(tmp_path)
+
+
+def test_files_without_a_series_uid(tmp_path):
+    write_series(tmp_path, RECIPE, edit=lambda dataset, k: setattr(dataset, "SeriesInstanceUID", ""))
+    with pytest.raises(UnsupportedScanError, match=r"have no SeriesInstanceUID \(0020,000E\).*dcmodify"):
+        read_volume(tmp_path)
 
 
 def test_a_patient_id_for_each_slice(tmp_path):
