@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from medai.workflows.session_status import SessionStatus
 
 
+SHOWN_WITHHELD = 5
+
+
 def status(
     studies: Annotated[Path, typer.Argument(metavar="STUDIES", help="The study folder.")],
     strategy: Annotated[str, typer.Option(help="By which strategy the queue is shown.")] = "default",
@@ -36,6 +39,10 @@ def _show(screen: Console, found: SessionStatus) -> None:
     screen.print(f"{found.labelled} of {found.total} cases labelled; {found.left} left{left}; {found.scored} scored.")
     if found.withheld:
         screen.print(f"{len(found.withheld)} labels train nothing until somebody has looked (medai annotations).")
+        for case_id, reason in list(found.withheld.items())[:SHOWN_WITHHELD]:
+            screen.print(f"  {escape(case_id)}: {escape(reason)}", soft_wrap=True)
+        if len(found.withheld) > SHOWN_WITHHELD:
+            screen.print(f"  and {len(found.withheld) - SHOWN_WITHHELD} more: --json names them all.")
     for problem in found.passed_over:
         screen.print(f"[yellow]Passed over:[/] {escape(problem)}", soft_wrap=True)
     colour = "green" if found.advice.is_worth_it else "yellow"

@@ -136,6 +136,7 @@ class AnnotationRecorder:
         """
         # A label that was put there by hand would be overwritten unseen.
         self.look([case_id])
+        self._found.keep_rivals(case_id, checked.tag)
         proposal = None if checked.label_map is None else self._proposal(case_id, client_id)
         submission = Submission(
             case_id=case_id,

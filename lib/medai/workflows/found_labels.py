@@ -115,6 +115,22 @@ class FoundLabels:
             recorded += [annotation] if annotation else []
         return recorded
 
+    def keep_rivals(self, case_id: str, tag: str) -> None:
+        """Keep the files that lie side by side as one label, before a new one takes the place of all of them."""
+        try:
+            path, rivals = self._study.label_path(case_id, tag), self._study.rival_labels(case_id, tag)
+        except NotFoundError:
+            return
+        for each in (path, *(path.with_name(name) for name in rivals)) if rivals else ():
+            submission = Submission(
+                case_id=case_id,
+                tag=tag,
+                quarantine_reason="it lay beside another file of the same label, and nobody said which one was meant",
+                is_measured=True,
+                submitted_at_s=each.stat().st_mtime,
+            )
+            self._log.record_found(submission, each, sha256=sha256_of_file(each))
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _labels(self, tag: str, wanted: set[str] | None) -> list[_Key]:

@@ -96,13 +96,13 @@ def collect_labelled_scans(
 
 def _scan_of_case(study: LabelledStudy, case_id: str, tag: str) -> LabelledScan:
     path = study.label_path(case_id, tag)
-    nodules = boxes_of_markups(path) if path.suffix == ".json" else _outlined_nodules(study, case_id)
+    nodules = boxes_of_markups(path) if path.suffix == ".json" else _outlined_nodules(study, case_id, tag)
     patient_key = patient_key_of_case(study.folder, case_id)
     return LabelledScan(case_id=case_id, patient_id=patient_key, nodules=nodules, study=study)
 
 
-def _outlined_nodules(study: LabelledStudy, case_id: str) -> tuple[TrueNodule, ...]:
-    label = read_submitted(study, case_id)
+def _outlined_nodules(study: LabelledStudy, case_id: str, tag: str) -> tuple[TrueNodule, ...]:
+    label = read_submitted(study, case_id, tag)
     geometry = label.label_map.geometry
     found = [
         c for c in label_components(label.label_map.labels) if c.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM

@@ -217,3 +217,15 @@ def _label_of(reply: Any, folder: Path) -> np.ndarray:
     boundary = reply.headers["content-type"].partition("boundary=")[2].encode()
     (folder / "answer.nrrd").write_bytes(content[start : content.rindex(b"\r\n--" + boundary)])
     return np.asarray(read_label_map(folder / "answer.nrrd").labels).astype(np.uint8)
+
+
+def test_files_that_lay_side_by_side_are_kept_when_a_label_takes_their_place(served, tmp_path):
+    folder = served.study / "labels" / "final"
+    folder.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(boxes(NODULE), affines()["case.axial"]), folder / "case.axial.nii.gz")
+    nib.save(nib.Nifti1Image(boxes(((5, 9), (7, 12), (9, 12))), affines()["case.axial"]), folder / "case.axial.nii")
+    submit(served, tmp_path, boxes(NODULE))
+    first, second, latest = listed(served)
+    assert all("it lay beside another file" in each["quarantine_reason"] for each in (first, second))
+    assert (latest["annotator"], latest["quarantine_reason"]) == ("ann", "")
+    assert [path.name for path in folder.iterdir()] == ["case.axial.nii.gz"]

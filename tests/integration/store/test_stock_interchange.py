@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from tests.support.label_files import nifti_label
 
+from medai.store.annotations import AnnotationLog
 from medai.store.study import StudyStore
+from medai.workflows.found_labels import look_for_labels
+from medai.workflows.submitted_label import read_submitted
 
 LABEL_INFO = {"label_info": [{"name": "Nodule 1", "idx": 1}], "client_id": "reader"}
 
@@ -99,3 +104,32 @@ def test_stock_loses_a_label_info_that_another_process_saved(folder, stock, tmp_
     first.save_label("a", str(label), "final", {"by": "first"})
     second.save_label("b", str(label), "final", {"by": "second"})
     assert "by" not in stock(folder).get_label_info("a", "final")
+
+
+def test_labels_that_stock_has_saved_are_read_with_the_names_it_meant(stock, tmp_path):
+    """Two scans annotated through stock MONAI Label: idx counts the segments of the scene, one verdict is a flag."""
+    study = tmp_path / "study"
+    study.mkdir()
+    affine = np.diag([-0.7, -0.8, 1.5, 1.0])
+    labels = np.zeros((10, 12, 9), np.uint8)
+    labels[2:5, 2:5, 2:4], labels[6:9, 7:10, 5:8] = 1, 2
+    for name in ("p1", "p2"):
+        nifti_label(study / f"{name}.nii.gz", np.where(labels > 0, 30, -800).astype(np.int16), affine)
+    drawn = nifti_label(tmp_path / "drawn.nii.gz", labels, affine)
+    theirs = stock(study)
+    names = ["left M2", "right M5"]
+    info = {"label_info": [{"name": name, "idx": idx} for name, idx in zip(names, (3, 4), strict=True)]}
+    for name in ("p1", "p2"):
+        theirs.save_label(name, str(drawn), "final", {**info, "client_id": "ann"})
+    theirs.update_label_info("p2", "final", {"segmentationMeta": {"status": "flagged", "approvedBy": "chief"}})
+
+    ours = StudyStore(study)
+
+    assert read_submitted(ours, "p1").label_map.label_names == {"left M2": 1, "right M5": 2}
+    assert ours.withheld_labels().keys() == {"p2"}
+    assert look_for_labels(ours) == 2
+    log = AnnotationLog(study)
+    assert [(each.annotator, each.segment_names) for each in log.all()] == [("ann", ((1, names[0]), (2, names[1])))] * 2
+    log.close()
+    # What medai has found out is no trouble to stock MONAI Label.
+    assert stock(study).get_label_info("p1", "final")["label_info"] == info["label_info"]
