@@ -173,3 +173,21 @@ def test_a_kill_leaves_no_half_case(tmp_path, volume, monkeypatch, step):
     monkeypatch.undo()
     report = import_scans([tmp_path / "scan.nii.gz"], tmp_path / "study")
     assert [case.case_id for case in report.imported] == ["scan"]
+
+
+def test_a_scan_whose_two_forms_differ_is_imported_where_slicer_has_it_and_the_report_says_so(tmp_path, volume):
+    source = tmp_path / "apart.nii.gz"
+    affine = volume.geometry.affine_ijk_to_ras_mm
+    moved = affine.copy()
+    moved[:3, 3] += (0.0, 6.0, 8.0)
+    image = nib.Nifti1Image(volume.image_hu, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(moved, 2)
+    nib.save(image, source)
+    report = import_scans([source], tmp_path / "study")
+    (case,) = report.imported
+    assert case.geometry.is_same_grid(volume.geometry)
+    stored = nib.load(case.path)
+    np.testing.assert_allclose(stored.get_qform(), stored.get_sform(), atol=1e-5)
+    (note,) = report.to_json()["imported"][0]["notes"]
+    assert "its sform has it up to 10.0 mm away" in note
