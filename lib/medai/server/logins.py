@@ -2,7 +2,7 @@
 
 ``Logins.user`` is the one check, used by whatever needs to know (``access``). A token is taken where its signature is
 of one of the realm's public keys, its issuer is the realm, it was issued for this application, and its time is now,
-give or take ``LEEWAY_S`` for clocks that differ. A token that is good by a known key costs a tenth of a millisecond
+give or take ``LEEWAY_S`` for clocks that differ. A token that is good by a known key costs a third of a millisecond
 and no request.
 
 Authentication is off unless MONAI_LABEL_AUTH_ENABLE says otherwise; then everyone is MONAI Label's default user.
