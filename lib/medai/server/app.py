@@ -108,7 +108,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             memory_bytes=self.options.cache_memory_mb * MB,
             disk_bytes=self.options.cache_disk_mb * MB,
             check=check_chest_ct,
+            budget=self.options.read_budget,
         )
+        self.scans.keep_off_disk(self.state_folder / "tmp")
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
         self.annotations.resume()
         self.cost = LearntCost(self.annotations.log.all)
@@ -149,6 +151,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             version=medai.__version__,
             labels=list(APP_LABELS),
         )
+        sessions = self.sessions()
+        if sessions is not None:
+            self.scans.keep_off_disk(Path(sessions.store_path))
 
     # -- what is served ------------------------------------------------------------------------------------------------
 

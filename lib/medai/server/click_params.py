@@ -12,6 +12,8 @@ from medai.geometry import IndexBox, VolumeGeometry
 from medai.server.served_scans import box_in_file, index_in_file
 
 LONGEST_LABEL = 200
+MOST_POINTS = 1000
+"""Clicks of one kind in a request; what an annotator sets is two digits."""
 DEFAULT_LABEL = "nodule"
 _OTHER_LISTS = ("background", "roi", "label_info")
 """Parameters that are lists and no foreground clicks."""
@@ -21,13 +23,15 @@ def points_ijk(params: Mapping[str, Any], key: str) -> list[tuple[int, int, int]
     """Voxel indices under ``key``; none where the key is missing or empty.
 
     Raises:
-        InputError: anything but a list of [i, j, k] whole numbers.
+        InputError: anything but a list of [i, j, k] whole numbers, or more than ``MOST_POINTS`` of them.
     """
     given = params.get(key)
     if given is None or given == "":
         return []
     if not isinstance(given, Sequence) or isinstance(given, str):
-        raise InputError(f"'{key}' is {given!r}; it takes a list of voxel indices such as [[210, 188, 64]].")
+        raise InputError(f"'{key}' is {_shown(given)}; it takes a list of voxel indices such as [[210, 188, 64]].")
+    if len(given) > MOST_POINTS:
+        raise InputError(f"'{key}' holds {len(given)} points; it takes {MOST_POINTS} at most.")
     return [_index(point, key) for point in given]
 
 
@@ -71,7 +75,7 @@ def roi_box(params: Mapping[str, Any]) -> IndexBox | None:
     if not given:
         return None
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 6:
-        raise InputError(f"'roi' is {given!r}; it takes six voxel indices [imin, imax, jmin, jmax, kmin, kmax].")
+        raise InputError(f"'roi' is {_shown(given)}; it takes six voxel indices [imin, imax, jmin, jmax, kmin, kmax].")
     i0, i1, j0, j1, k0, k1 = (_whole(value, "roi") for value in given)
     low = (min(i0, i1), min(j0, j1), min(k0, k1))
     return IndexBox(start_ijk=low, stop_ijk=(max(i0, i1) + 1, max(j0, j1) + 1, max(k0, k1) + 1))
@@ -99,8 +103,8 @@ class IndexFrame:
         frame = params.get("index_frame", "served")
         if frame not in ("served", "file"):
             raise InputError(
-                f"'index_frame' is {frame!r}; it takes 'served' (indices of the file handed out, the default), 'file' "
-                "(indices of the study's own file)."
+                f"'index_frame' is {_shown(frame)}; it takes 'served' (indices of the file handed out, the default), "
+                "'file' (indices of the study's own file)."
             )
         return cls(geometry=geometry, turned=is_case and frame == "served" and geometry.is_left_handed)
 
@@ -109,8 +113,21 @@ class IndexFrame:
         return index_in_file(index_ijk, self.geometry) if self.turned else index_ijk
 
     def box(self, box: IndexBox | None) -> IndexBox | None:
-        """The same for a region."""
-        return box_in_file(box, self.geometry) if self.turned and box else box
+        """The same for a region.
+
+        Raises:
+            InputError: it lies outside the scan.
+        """
+        if box is None:
+            return None
+        if box.intersect(IndexBox.of_shape(self.geometry.shape_ijk)).is_empty:
+            sizes = "×".join(str(n) for n in self.geometry.shape_ijk)
+            bounds = [bound for low, high in zip(box.start_ijk, box.stop_ijk, strict=True) for bound in (low, high - 1)]
+            raise InputError(
+                f"The region 'roi' {bounds} lies outside the scan, which has {sizes} voxels (indices from 0). Place it "
+                "over the nodule, or leave it out."
+            )
+        return box_in_file(box, self.geometry) if self.turned else box
 
 
 def label_name(params: Mapping[str, Any], key: str = "label") -> str:
@@ -132,21 +149,26 @@ def number(params: Mapping[str, Any], key: str, default: float, *, low: float, h
         return default
     try:
         value = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not low <= value <= high:
-        raise InputError(f"'{key}' is {given!r}; it takes a number from {low:g} to {high:g}.")
+        raise InputError(f"'{key}' is {_shown(given)}; it takes a number from {low:g} to {high:g}.")
     return value
 
 
 def _index(point: Any, key: str) -> tuple[int, int, int]:
     if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 3:
-        raise InputError(f"'{key}' holds {point!r}; a point is three voxel indices such as [210, 188, 64].")
+        raise InputError(f"'{key}' holds {_shown(point)}; a point is three voxel indices such as [210, 188, 64].")
     i, j, k = (_whole(value, key) for value in point)
     return (i, j, k)
 
 
 def _whole(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
-        raise InputError(f"'{key}' holds {value!r}; voxel indices are whole numbers.")
+        raise InputError(f"'{key}' holds {_shown(value)}; voxel indices are whole numbers.")
     return int(value)
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it: a client may send a megabyte."""
+    return f"{value!a}"[:120]

@@ -38,7 +38,7 @@ class UploadSlots:
             HTTPException: 503 where as many are under way as are taken.
         """
         if self._inside >= self._count:
-            raise busy(f"{self._inside} uploads are under way already, as many as --conf max_uploads takes")
+            raise busy(f"{self._inside} uploads are under way already, as many as --conf max_uploads takes:")
         self._inside += 1
         slot = UploadSlot(self)
         try:
@@ -52,7 +52,7 @@ class UploadSlots:
         if self._bytes + count > most:
             raise busy(
                 f"The uploads under way have {self._bytes >> 20} MB, and no more than {most >> 20} MB are taken at a "
-                f"time ({LARGEST_UPLOADS} × --conf max_upload_mb)"
+                f"time ({LARGEST_UPLOADS} × --conf max_upload_mb):"
             )
         self._bytes += count
 
@@ -73,5 +73,5 @@ class UploadSlot:
 def busy(reason: str) -> HTTPException:
     """The answer to what would be taken later: 503, and when to come back."""
     return HTTPException(
-        HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}: try again in a moment.", {"Retry-After": str(RETRY_AFTER_S)}
+        HTTPStatus.SERVICE_UNAVAILABLE, f"{reason} try again in a moment.", {"Retry-After": str(RETRY_AFTER_S)}
     )

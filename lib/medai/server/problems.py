@@ -32,7 +32,7 @@ from medai.errors import (
     StorageError,
 )
 from medai.server.limits import RETRY_AFTER_S
-from medai.volume_io.atomic import disk_words, is_full
+from medai.volume_io.atomic import disk_words, is_full, own_fault
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ _STATUS: tuple[tuple[type[MedaiError], HTTPStatus], ...] = (
 
 def status_of(error: MedaiError) -> HTTPStatus:
     """The HTTP status of an error raised on purpose."""
+    fault = own_fault(error) if isinstance(error, StorageError) else None
+    if fault is not None and not is_full(fault):
+        return HTTPStatus.SERVICE_UNAVAILABLE
     return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

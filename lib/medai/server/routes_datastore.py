@@ -326,7 +326,7 @@ def _checked_label(
 
 
 def _limits(app: MedaiApp) -> UploadLimits:
-    return UploadLimits(largest_bytes=app.options.max_upload_mb << 20)
+    return UploadLimits(largest_bytes=app.options.max_upload_mb << 20, budget=app.options.read_budget)
 
 
 def _has_digest(path: Path, check_sum: str) -> bool:

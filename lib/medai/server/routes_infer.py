@@ -89,9 +89,10 @@ async def infer(
     if keeps:
         await lanes.run(Lane.QUICK, _check_kept, app, image, values)
     source = _Source(image=image, session_id=session_id, file=file, label=label, client_id=client_id)
-    folder = Path(await lanes.run(Lane.QUICK, tempfile.mkdtemp, prefix="medai-infer-"))
+    # A click sends no file, and waits for no folder.
+    folder = Path(await lanes.run(Lane.QUICK, tempfile.mkdtemp, prefix="medai-infer-")) if file or label else None
     try:
-        lane = Lane.TRANSFER if file or label else Lane.QUICK
+        lane = Lane.TRANSFER if folder else Lane.QUICK
         asked = await lanes.run(lane, _open, app, source, values, folder)
         reply = await lanes.run(task.lane, task.answer, asked)
         if asked.case_id:
@@ -99,7 +100,9 @@ async def infer(
         if keeps:
             await lanes.run(Lane.TRANSFER, _keep, app, model, asked, reply)
     finally:
-        await asyncio.shield(lanes.run(Lane.QUICK, shutil.rmtree, folder, ignore_errors=True))
+        if folder is not None:
+            # In no lane: one that is full would leave the upload on the disk.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, _discard, app, folder))
     return _response(reply, output)
 
 
@@ -177,12 +180,18 @@ def _predicted_elsewhere(job: CaseJob, app: MedaiApp, lanes: Lanes, executor: Ca
     return replace(job, keep=finish, elsewhere=(executor, predictor))
 
 
-def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Path) -> InferRequest:
+def _discard(app: MedaiApp, folder: Path) -> None:
+    """Delete uploads with all that is kept of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    app.scans.forget(folder)
+
+
+def _open(app: MedaiApp, source: _Source, params: Mapping[str, Any], folder: Path | None) -> InferRequest:
     """Find the scan; uploads are copied into ``folder``."""
     label_path = None
-    if source.label is not None:
+    if source.label is not None and folder is not None:
         label_path = store_upload(source.label, folder, extensions=RESULT_EXTENSIONS, stem="label")
-    if source.file is not None:
+    if source.file is not None and folder is not None:
         scan_path = store_upload(source.file, folder, extensions=IMAGE_UPLOAD_EXTENSIONS, stem="scan")
         return InferRequest(scan_path=scan_path, params=params, label_path=label_path)
     if source.session_id:

@@ -9,6 +9,7 @@ one that keeps the region small enough to answer while the annotator waits.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,13 +28,16 @@ from medai.server.click_params import IndexFrame, label_name, number, roi_box
 from medai.server.infer_models import ScanSource
 from medai.server.infer_request import InferReply, InferRequest, MedaiInferTask, encode_label_map
 from medai.volume_io.axes import with_axes_of
-from medai.volume_io.readers import read_label_map
+from medai.volume_io.readers import ReadBudget, read_label_map
 
 logger = logging.getLogger(__name__)
 
 WINDOW_HU = (-1000.0, 400.0)
 MARGIN_MM = 10.0
 """Around the scribbles, where no region is given."""
+MOST_LAYERS = 8
+"""Times the scan's voxels that a file of scribbles may hold: Slicer writes segments that overlap as layers."""
+
 LARGEST_REGION_VOXELS = 1_000_000
 """The graph cut takes about a second for this many."""
 BACKGROUND, FOREGROUND = 2, 3
@@ -65,7 +69,9 @@ class ScribblesTask(MedaiInferTask):
         if request.label_path is None:
             raise InputError("Scribbles come as a label map in the part 'label'; this request has none.")
         volume = self._scans.get(request.scan_path, request.case_id)
-        drawn = with_axes_of(volume.geometry, read_label_map(request.label_path))
+        # Layers of a segmentation count too; nothing is inflated that could not be the scribbles of this scan.
+        budget = ReadBudget(largest_voxels=MOST_LAYERS * math.prod(volume.geometry.shape_ijk))
+        drawn = with_axes_of(volume.geometry, read_label_map(request.label_path, budget=budget))
         if not drawn.geometry.is_same_grid(volume.geometry):
             raise GeometryError(
                 f"The scribbles have {drawn.geometry.describe()}, the scan has {volume.geometry.describe()}."
@@ -177,12 +183,12 @@ def _scribble_values(params: Mapping[str, Any]) -> dict[Any, int]:
     values: dict[str, Any] = dict(kinds)
     given = params.get("label_info") or []
     if not isinstance(given, list) or not all(isinstance(entry, Mapping) for entry in given):
-        raise InputError(f"'label_info' is {given!r}; it takes [{{'name': 'foreground_scribbles', 'id': 3}}, …].")
+        raise InputError(f"'label_info' is {given!a:.120}; it takes [{{'name': 'foreground_scribbles', 'id': 3}}, …].")
     for entry in given:
         if entry.get("name") in kinds:
             values[entry["name"]] = entry.get("id", entry.get("idx"))
     if not all(isinstance(value, int) for value in values.values()):
-        raise InputError(f"'label_info' is {given!r}; an 'id' is the scribbles' voxel value, a whole number.")
+        raise InputError(f"'label_info' is {given!a:.120}; an 'id' is the scribbles' voxel value, a whole number.")
     return {value: kinds[name] for name, value in values.items()}
 
 

@@ -12,7 +12,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medai.errors import InputError
+from medai.volume_io.options import ReadBudget
 from medai.workflows.run_tracking import check_tracking
+
+_LARGEST_VOXEL_BYTES = 4
+"""Scans are int16, some float32."""
 
 PLATFORM_KEYS = frozenset({"server_mode"})
 """Keys that MONAI Label itself puts into ``conf``."""
@@ -99,6 +103,9 @@ class ServerSettings(BaseModel):
         Field(description="let Slicer, which sends no login with it, download the scan Next Sample gave to its login"),
     ] = True
     max_upload_mb: Annotated[int, Field(ge=1, le=100_000, description="largest uploaded file, MB")] = 2048
+    max_scan_mvoxels: Annotated[
+        int, Field(ge=1, le=100_000, description="largest scan or label that is decoded, million voxels")
+    ] = 1100
     max_uploads: Annotated[int, Field(ge=1, le=10_000, description="uploads under way at the same time")] = 64
     max_sessions: Annotated[
         int, Field(ge=0, le=10_000, description="scans uploaded for a while (/session/) at the same time")
@@ -153,6 +160,16 @@ class ServerSettings(BaseModel):
                 for problem in error.errors()
             )
             raise InputError(f"--conf cannot be used: {problems}.") from error
+
+    @property
+    def read_budget(self) -> ReadBudget:
+        """The largest image that is decoded for anybody, asked of its header."""
+        voxels = self.max_scan_mvoxels * 1_000_000
+        return ReadBudget(
+            largest_voxels=voxels,
+            largest_bytes=voxels * _LARGEST_VOXEL_BYTES,
+            advice="Crop or resample it to fewer voxels; --conf max_scan_mvoxels sets the limit",
+        )
 
     @classmethod
     def describe_keys(cls) -> str:

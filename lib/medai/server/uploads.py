@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from medai.geometry import VolumeGeometry
 from medai.server.detections import detection_tag, read_detections
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
 from medai.volume_io.plausibility import check_chest_ct
-from medai.volume_io.readers import read_geometry, read_volume
-from medai.volume_io.scan_labels import MOST_VOXELS, check_voxel_count, read_scan_label
+from medai.volume_io.readers import ReadBudget, ReadOptions, read_geometry, read_volume
+from medai.volume_io.scan_labels import MOST_VOXELS, read_scan_label
 from medai.volume_io.writers import write_label_map, write_volume
 
 LABEL_UPLOAD_EXTENSIONS = LABEL_EXTENSIONS
@@ -39,11 +39,11 @@ class UploadLimits:
 
     Attributes:
         largest_bytes: of the file as sent.
-        most_voxels: after decoding, all layers of a segmentation together.
+        budget: what is decoded of it, asked of its header; of a label all layers of a segmentation together.
     """
 
     largest_bytes: int = 2 << 30
-    most_voxels: int = MOST_VOXELS
+    budget: ReadBudget = field(default_factory=lambda: ReadBudget(largest_voxels=MOST_VOXELS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def check_label_upload(
         target.write_text(json.dumps(document))
         info = {**params, "detections": len(document["markups"])}
         return CheckedLabel(path=target, tag=detection_tag(tag), info=info)
-    label = read_scan_label(path, scan, params, most_voxels=limits.most_voxels)
+    label = read_scan_label(path, scan, params, most_voxels=limits.budget.largest_voxels)
     if label.is_unfinished:
         raise InputError(
             "The label has no labelled voxel; nothing was stored. To say that the scan has no nodule, add an empty "
@@ -154,8 +154,8 @@ def check_image_upload(
         )
     case_id = check_case_id(case_id or split_extension(Path(file_name).name, IMAGE_UPLOAD_EXTENSIONS)[0])
     _check_size(path, limits)
-    check_voxel_count(read_geometry(path).shape_ijk, limits.most_voxels)
-    volume = read_volume(path)
+    read_geometry(path, budget=limits.budget)
+    volume = read_volume(path, options=ReadOptions(budget=limits.budget))
     check_chest_ct(volume)
     if extension in IMAGE_EXTENSIONS:
         return CheckedImage(path=path, case_id=case_id)

@@ -11,11 +11,37 @@ from pathlib import Path
 from medai.errors import StorageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OURS = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.ENOTCONN,
+        errno.ENODEV,
+    }
+)
+"""What the system says when it, a disk or a network share is at fault."""
 
 
 def is_full(error: OSError) -> bool:
     """Whether the disk, or what this user may have of it, is full."""
     return error.errno in _FULL
+
+
+def own_fault(error: BaseException) -> OSError | None:
+    """The error of this machine, and not of what was read, that another was raised from; None where there is none."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and (seen.errno in _FULL or seen.errno in _OURS):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def disk_words(error: OSError) -> str:
@@ -25,6 +51,8 @@ def disk_words(error: OSError) -> str:
         return f"{said}. Free space on that disk and try again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{said}. Check its permissions"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{said}. Close what holds files open, or raise the limit (ulimit -n)"
     return f"{said}. Check the disk"
 
 

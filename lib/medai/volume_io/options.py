@@ -28,10 +28,12 @@ class ReadBudget:
     Attributes:
         largest_voxels: samples in the file, over all its axes, slices or frames.
         largest_bytes: size of these samples as stored, before compression.
+        advice: what to do where an image is larger.
     """
 
     largest_voxels: int = 1 << 31
     largest_bytes: int = 8 << 30
+    advice: str = "Crop or resample it to fewer voxels"
 
     def check(self, shape: Sequence[int], voxel_bytes: int, name: str) -> None:
         """Refuse an image that is larger than the budget.
@@ -50,7 +52,7 @@ class ReadBudget:
         raise InputError(
             f"{name} has {'×'.join(str(n) for n in shape)} voxels of {voxel_bytes} bytes "
             f"({voxels * voxel_bytes / 1e6:.4g} MB); at most {self.largest_voxels} voxels and "
-            f"{self.largest_bytes / 1e6:.4g} MB are read. Crop or resample it to fewer voxels."
+            f"{self.largest_bytes / 1e6:.4g} MB are read. {self.advice}."
         )
 
 

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from medai.domain import LabelMap, Volume
-from medai.errors import InputError
+from medai.errors import InputError, StorageError
 from medai.geometry import VolumeGeometry
+from medai.volume_io.atomic import disk_words, own_fault
 from medai.volume_io.dicom_series import DicomReader
 from medai.volume_io.meta_image import MetaImageReader
 from medai.volume_io.nifti import NiftiReader
@@ -71,8 +74,10 @@ def read_volume(path: Path, *, options: ReadOptions = ReadOptions()) -> Volume: 
             budget, or several series.
         UnsupportedScanError: a readable series that is not a CT on a regular right-angled grid.
         GeometryError: the header describes no usable grid.
+        StorageError: the disk or the system refuses to give it; the file may be good.
     """
-    return _reader_for(path).read_volume(path, options)
+    with _own_faults(path):
+        return _reader_for(path).read_volume(path, options)
 
 
 def read_geometry(path: Path, *, budget: ReadBudget = ReadBudget()) -> VolumeGeometry:  # noqa: B008 - frozen
@@ -82,7 +87,8 @@ def read_geometry(path: Path, *, budget: ReadBudget = ReadBudget()) -> VolumeGeo
         path: as for ``read_volume``.
         budget: the largest image that is not refused.
     """
-    return _reader_for(path).read_geometry(path, budget)
+    with _own_faults(path):
+        return _reader_for(path).read_geometry(path, budget)
 
 
 def is_for_slicer(path: Path) -> bool:
@@ -104,7 +110,24 @@ def read_label_map(path: Path, *, budget: ReadBudget = ReadBudget()) -> LabelMap
         InputError: no such file, unknown format, damaged, larger than the budget, or values that are not whole numbers
             from 0 to 65535.
     """
-    return _reader_for(path).read_label_map(path, budget)
+    with _own_faults(path):
+        return _reader_for(path).read_label_map(path, budget)
+
+
+@contextlib.contextmanager
+def _own_faults(path: Path) -> Iterator[None]:
+    """Tell a disk that refuses from a file that is damaged: libraries raise OSError for both."""
+    try:
+        yield
+    except InputError as error:
+        cause = own_fault(error)
+        if cause is None:
+            raise
+        raise StorageError(f"{path.name} cannot be read: {disk_words(cause)}.") from cause
+    except OSError as error:
+        if own_fault(error) is None:
+            raise
+        raise StorageError(f"{path.name} cannot be read: {disk_words(error)}.") from error
 
 
 def _reader_for(path: Path) -> VolumeReader:

@@ -4,7 +4,8 @@ The first answer is the decoded image itself. In the background it is written to
 i fastest) with a JSON sidecar for geometry and header; from then on, also in other processes and after a restart, the
 scan is a read-only memory map and costs only the pages that are touched. An entry belongs to a path, size and
 modification time, so a changed file is decoded again. Both bounds are kept by forgetting what was used longest ago:
-``memory_bytes`` counts the images held open here (decoded or mapped), ``disk_bytes`` the ``.npy`` files. A scan larger
+``memory_bytes`` counts the images held open here (decoded or mapped; a map is also an open file, so their number is
+bounded too), ``disk_bytes`` the ``.npy`` files. A scan larger
 than a bound is served but not kept. Peak memory is the decoded scan and the reader's slabs: the disk form is written
 from the same array.
 
@@ -52,9 +53,9 @@ from filelock import FileLock, Timeout
 from medai.domain import Volume
 from medai.errors import InputError, MedaiError, StorageError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
-from medai.volume_io.atomic import atomic_path
+from medai.volume_io.atomic import atomic_path, disk_words
 from medai.volume_io.decoding import Decoding, ScanHead
-from medai.volume_io.readers import ReadOptions, read_volume
+from medai.volume_io.readers import ReadBudget, ReadOptions, read_volume
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ _ABANDONED_AFTER_S = 3600.0
 _LONGEST_WAIT_S = 300.0
 _DECODERS = 4
 _REFUSALS = 1000
+_MOST_OPEN = 128
+"""Images held open: as maps each is an open file, and small scans would be thousands."""
 
 WRITE_PAUSE_S = 1.0
 """The disk form is written this long after decoding: longer than a first click takes to be answered, short enough
@@ -82,6 +85,7 @@ class ScanCache:
         disk_bytes: int,
         write_pause_s: float = WRITE_PAUSE_S,
         check: Callable[[Volume], None] = lambda volume: None,
+        budget: ReadBudget = ReadBudget(),  # noqa: B008 - frozen
     ) -> None:
         """Open the cache.
 
@@ -91,6 +95,7 @@ class ScanCache:
             disk_bytes: bound on the disk forms in ``folder``; 0 writes none.
             write_pause_s: how long after decoding a disk form is written; ``close`` does not wait for it.
             check: raises UnsupportedScanError for what is not to be answered on (``plausibility.check_chest_ct``).
+            budget: the largest scan that is decoded.
         """
         if memory_bytes < 0 or disk_bytes < 0:
             raise InputError(f"The bounds of the scan cache are {memory_bytes} and {disk_bytes} bytes; use 0 or more.")
@@ -99,6 +104,9 @@ class ScanCache:
         self._disk_bytes = disk_bytes
         self._lock = threading.Lock()
         self._open: OrderedDict[str, Volume] = OrderedDict()
+        self._paths: dict[str, Path] = {}
+        self._private: tuple[Path, ...] = ()
+        self._budget = budget
         self._decodings: dict[str, Decoding] = {}
         self._check = check
         self._refused: OrderedDict[str, str] = OrderedDict()
@@ -113,6 +121,21 @@ class ScanCache:
             (folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"The scan cache folder {folder} cannot be made: {error.strerror}.") from error
+
+    def keep_off_disk(self, folder: Path) -> None:
+        """Keep scans below a folder in memory alone: uploads that are here for a moment."""
+        with self._lock:
+            self._private += (folder.resolve(),)
+
+    def forget(self, path: Path) -> None:
+        """Drop what is kept of a scan, or of all below a folder, which may be gone already."""
+        real = path.resolve()
+        with self._lock:
+            for key, scan_path in list(self._paths.items()):
+                if scan_path == real or real in scan_path.parents:
+                    self._drop(key)
+        for image_path in self._folder.glob(f"{_path_part(real)}-*.npy"):
+            self._remove(image_path.stem)
 
     def get(self, path: Path, case_id: str = "") -> Volume:
         """The scan at a path, decoded at most once.
@@ -193,6 +216,7 @@ class ScanCache:
         self._writer.shutdown(wait=True)
         with self._lock:
             self._open.clear()
+            self._paths.clear()
 
     def _prefetch_now(self, path: Path, case_id: str) -> None:
         try:
@@ -222,7 +246,7 @@ class ScanCache:
         """Bring a decode that ``_find_or_join`` made to its end; raises nothing, ``decoding`` does."""
         outcome: Volume | BaseException
         try:
-            outcome = self._open_or_decode(path, key, ReadOptions(on_slices=decoding.tell))
+            outcome = self._open_or_decode(path, key, ReadOptions(on_slices=decoding.tell, budget=self._budget))
         except BaseException as error:  # noqa: BLE001 - it is raised in every thread that waits
             _log.info("a scan could not be decoded: %s", error)
             outcome = error
@@ -237,15 +261,29 @@ class ScanCache:
                 return
         self._decode(decoding, path, key)
 
-    def _keep_open(self, key: str, volume: Volume) -> None:
+    def _keep_open(self, key: str, path: Path, volume: Volume) -> None:
+        # An upload may be gone before all of it is decoded, and nobody will ask for it again.
+        is_there = path.exists()
         with self._lock:
-            if self._closed:
+            if self._closed or not is_there:
                 return
             self._open[key] = volume
+            self._paths[key] = path.resolve()
             self._open.move_to_end(key)
             total = sum(held.image_hu.nbytes for held in self._open.values())
-            while self._open and total > self._memory_bytes:
-                total -= self._open.popitem(last=False)[1].image_hu.nbytes
+            while self._open and (total > self._memory_bytes or len(self._open) > _MOST_OPEN):
+                oldest = next(iter(self._open))
+                total -= self._open[oldest].image_hu.nbytes
+                self._drop(oldest)
+
+    def _drop(self, key: str) -> None:
+        """Let go of an open image; the lock is held."""
+        self._open.pop(key, None)
+        self._paths.pop(key, None)
+
+    def _is_private(self, path: Path) -> bool:
+        parents = path.resolve().parents
+        return any(folder in parents for folder in self._private)
 
     def _open_or_decode(self, path: Path, key: str, options: ReadOptions) -> Volume:
         slot = int(key[:8], 16) % _LOCK_SLOTS
@@ -267,8 +305,8 @@ class ScanCache:
                 self._refuse_unsupported(key, volume)
                 volume.image_hu.setflags(write=False)
                 _log.info("decoded %s in %.2f s", path.name, time.perf_counter() - started)
-                handed_over = self._write_later(key, volume, file_lock)
-            self._keep_open(key, volume)
+                handed_over = not self._is_private(path) and self._write_later(key, volume, file_lock)
+            self._keep_open(key, path, volume)
             return volume
         finally:
             if not handed_over:
@@ -389,7 +427,12 @@ def _key_of(path: Path) -> str:
         real = path.resolve(strict=True)
         files = sorted(p for p in real.rglob("*") if p.is_file()) if real.is_dir() else [real]
         state = [(str(f.relative_to(real)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"There is no file or folder '{path}'. Check the path.") from error
-    path_hash = hashlib.sha256(os.fsencode(real)).hexdigest()[:24]
-    return f"{path_hash}-{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}"
+    except OSError as error:
+        raise StorageError(f"{path.name} cannot be read: {disk_words(error)}.") from error
+    return f"{_path_part(real)}-{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}"
+
+
+def _path_part(real: Path) -> str:
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:24]

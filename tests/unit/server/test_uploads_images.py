@@ -7,6 +7,7 @@ from tests.support.dicom_factory import SeriesRecipe, write_multiframe
 
 from medai.errors import InputError, UnsupportedScanError
 from medai.server.uploads import UploadLimits, check_image_upload
+from medai.volume_io.options import ReadBudget
 
 SHAPE = (20, 21, 12)
 AFFINE = np.array([[0.7, 0, 0, -30], [0, 0.8, 0, 10], [0, 0, 1.5, -140], [0, 0, 0, 1.0]])
@@ -99,8 +100,8 @@ def test_an_empty_file_is_refused(send, tmp_path):
 
 
 def test_too_large_a_scan_is_refused(send, chest):
-    with pytest.raises(InputError, match="20×21×12 voxels; this server takes 1000"):
-        send(chest, limits=UploadLimits(most_voxels=1000))
+    with pytest.raises(InputError, match=r"20×21×12 voxels of .*at most 1000 voxels"):
+        send(chest, limits=UploadLimits(budget=ReadBudget(largest_voxels=1000)))
     with pytest.raises(InputError, match="this server takes 0 MB"):
         send(chest, limits=UploadLimits(largest_bytes=10))
 

@@ -14,6 +14,7 @@ from medai.errors import GeometryError, InputError
 from medai.geometry import VolumeGeometry
 from medai.server.uploads import UploadLimits, check_label_upload
 from medai.store.study import StudyStore
+from medai.volume_io.options import ReadBudget
 
 SHAPE = (10, 11, 12)
 
@@ -181,7 +182,7 @@ class TestSegmentations:
     def test_too_many_layers_are_refused_by_the_header(self, send, axial, labels, tmp_path):
         path = seg_nrrd(tmp_path / "u.seg.nrrd", [labels] * 3, axial.affine_ijk_to_ras_mm, [("A", 1, 0)])
         with pytest.raises(InputError, match="3×10×11×12 voxels; this server takes 3000"):
-            send(path, axial, limits=UploadLimits(most_voxels=3000))
+            send(path, axial, limits=UploadLimits(budget=ReadBudget(largest_voxels=3000)))
 
 
 class TestGrid:
