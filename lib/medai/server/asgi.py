@@ -75,7 +75,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     instance: MedaiApp = await loop.run_in_executor(None, app_instance)
     instance.server_mode(True)
     temporary = await loop.run_in_executor(None, TemporaryFolder, instance.state_folder / "tmp")
-    app.state.hidden = _hidden(instance, temporary)
+    app.state.temporary, app.state.hidden = temporary, _hidden(instance, temporary)
     lanes = Lanes(click_workers=instance.options.click_workers, scan_workers=instance.options.scan_workers)
     app.state.medai, app.state.lanes, app.state.logins = instance, lanes, build_logins(instance.options)
     app.state.handed_out = HandedOut()

@@ -136,7 +136,7 @@ def _listens_on_loopback(scope: Scope) -> bool:
 
 def _split_port(host: str) -> tuple[str, int | None] | None:
     """Plain name and port; None for what is no host."""
-    text = host.strip().lower()
+    text = host.strip(" \t").lower()
     if text.startswith("["):
         name, closed, rest = text[1:].partition("]")
         if not closed:

@@ -57,7 +57,6 @@ class SlowRequests:
                     HTTPStatus.REQUEST_TIMEOUT,
                     f"The request stopped arriving after {received} bytes: for {pause_s:g} s too little came (--conf "
                     "request_timeout_s). Send it again.",
-                    {"Connection": "close"},
                 ) from None
             received += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
