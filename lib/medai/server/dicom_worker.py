@@ -10,27 +10,36 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from medai.errors import InputError, MedaiError
+from medai.volume_io.options import ReadBudget, ReadOptions
 
 EXIT_REFUSED = 2
 LONGEST_S = 300.0
 """A series of a thousand slices takes a minute on two cores."""
 
 
-def convert_series(folder: Path, target: Path, *, timeout_s: float = LONGEST_S) -> None:
+def convert_series(
+    folder: Path,
+    target: Path,
+    *,
+    timeout_s: float = LONGEST_S,
+    budget: ReadBudget = ReadBudget(),  # noqa: B008 - frozen
+) -> None:
     """Read the one CT series of a folder and write it as a volume file; blocking.
 
     Args:
         folder: holds the series; what merely lies beside it is left out.
         target: a ``.nii.gz`` file.
         timeout_s: after this the series is refused.
+        budget: the largest series that is read.
 
     Raises:
         InputError: no series, several, one that is no CT in Hounsfield units, or one that its decoder fails on.
     """
-    job = json.dumps({"folder": str(folder), "target": str(target)})
+    job = json.dumps({"folder": str(folder), "target": str(target), "budget": asdict(budget)})
     command = [sys.executable, "-m", "medai.server.dicom_worker"]
     try:
         done = subprocess.run(
@@ -54,7 +63,8 @@ def main() -> int:
     from medai.volume_io.writers import write_volume
 
     try:
-        volume = read_volume(Path(job["folder"]))
+        options = ReadOptions(budget=ReadBudget(**job["budget"]))
+        volume = read_volume(Path(job["folder"]), options=options)
         check_chest_ct(volume)
         write_volume(volume, Path(job["target"]))
     except MedaiError as error:

@@ -23,13 +23,19 @@ from medai.server.request_body import COPY_BYTES
 from medai.server.strict_json import check_line
 from medai.store.names import IMAGE_EXTENSIONS, find_extension
 from medai.volume_io.dicom_headers import looks_like_dicom
+from medai.volume_io.options import ReadBudget
 
 MOST_FILES = 5000
 """Files of one upload; a chest CT of thin slices has a thousand."""
 
 
 def gather_scan(
-    uploads: Sequence[UploadFile], folder: Path, *, uncompress: bool = False, largest_bytes: int = 2 << 30
+    uploads: Sequence[UploadFile],
+    folder: Path,
+    *,
+    uncompress: bool = False,
+    largest_bytes: int = 2 << 30,
+    budget: ReadBudget = ReadBudget(),  # noqa: B008 - frozen
 ) -> Path:
     """Bring an upload down to one scan file in ``folder``.
 
@@ -38,6 +44,7 @@ def gather_scan(
         folder: an empty folder of ours.
         uncompress: the one file is a ZIP.
         largest_bytes: of all files of an archive together.
+        budget: the largest DICOM series that is read.
 
     Returns:
         The scan: the volume file as it was sent, or the series as ``.nii.gz``.
@@ -60,7 +67,7 @@ def gather_scan(
             name = check_line(upload.filename or "", "the uploaded file's name")
             with (parts / _numbered(number, name)).open("wb") as target:
                 shutil.copyfileobj(upload.file, target, COPY_BYTES)
-    return _one_scan(parts, folder)
+    return _one_scan(parts, folder, budget)
 
 
 def _unpack(upload: UploadFile, parts: Path, largest_bytes: int) -> None:
@@ -105,7 +112,7 @@ def _numbered(number: int, name: str) -> str:
     return f"{number:05d}{parts[1].lower() if parts else ''}"
 
 
-def _one_scan(parts: Path, folder: Path) -> Path:
+def _one_scan(parts: Path, folder: Path, budget: ReadBudget) -> Path:
     """The one scan among the files."""
     files = sorted(path for path in parts.iterdir() if path.stat().st_size)
     volumes = [path for path in files if find_extension(path.name, IMAGE_EXTENSIONS) is not None]
@@ -115,7 +122,7 @@ def _one_scan(parts: Path, folder: Path) -> Path:
         return volumes[0].rename(folder / f"scan{ending}")
     if slices and not volumes:
         target = folder / "scan.nii.gz"
-        convert_series(parts, target)
+        convert_series(parts, target, budget=budget)
         return target
     formats = ", ".join(IMAGE_EXTENSIONS)
     raise InputError(

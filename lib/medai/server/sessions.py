@@ -154,8 +154,13 @@ def _create(app: MedaiApp, uploads: list[UploadFile], expiry: int, *, uncompress
     from medai.volume_io.readers import read_geometry
 
     with tempfile.TemporaryDirectory(prefix="medai-session-") as folder:
-        largest_bytes = app.options.max_upload_mb << 20
-        scan = gather_scan(uploads, Path(folder), uncompress=uncompress, largest_bytes=largest_bytes)
+        scan = gather_scan(
+            uploads,
+            Path(folder),
+            uncompress=uncompress,
+            largest_bytes=app.options.max_upload_mb << 20,
+            budget=app.options.read_budget,
+        )
         read_geometry(scan, budget=app.options.read_budget)
         with _CREATING:
             _make_room(app, _size_of(scan))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from medai.server.detections import detection_tag, read_detections
 from medai.store.names import IMAGE_EXTENSIONS, LABEL_EXTENSIONS, check_case_id, check_tag, split_extension
 from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.readers import ReadBudget, ReadOptions, read_geometry, read_volume
-from medai.volume_io.scan_labels import MOST_VOXELS, read_scan_label
+from medai.volume_io.scan_labels import LABEL_BUDGET, read_scan_label
 from medai.volume_io.writers import write_label_map, write_volume
 
 LABEL_UPLOAD_EXTENSIONS = LABEL_EXTENSIONS
@@ -43,7 +43,7 @@ class UploadLimits:
     """
 
     largest_bytes: int = 2 << 30
-    budget: ReadBudget = field(default_factory=lambda: ReadBudget(largest_voxels=MOST_VOXELS))
+    budget: ReadBudget = LABEL_BUDGET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ def check_label_upload(
         target.write_text(json.dumps(document))
         info = {**params, "detections": len(document["markups"])}
         return CheckedLabel(path=target, tag=detection_tag(tag), info=info)
-    label = read_scan_label(path, scan, params, most_voxels=limits.budget.largest_voxels)
+    label = read_scan_label(path, scan, params, budget=limits.budget)
     if label.is_unfinished:
         raise InputError(
             "The label has no labelled voxel; nothing was stored. To say that the scan has no nodule, add an empty "

@@ -20,6 +20,7 @@ from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox, VolumeGeometry
 from medai.volume_io.axes import axes_along, with_axes_of
 from medai.volume_io.label_names import SCRIBBLES, distinct_names, name_values, read_label_info, says_nothing_found
+from medai.volume_io.options import ReadBudget
 from medai.volume_io.readers import read_geometry, read_label_map
 from medai.volume_io.regrid import place_label_map
 from medai.volume_io.segments import palette_colour, present_values
@@ -27,7 +28,7 @@ from medai.volume_io.segments import palette_colour, present_values
 MOST_SEGMENTS = 255
 """Labels are stored as uint8."""
 
-MOST_VOXELS = 1 << 30
+LABEL_BUDGET = ReadBudget(largest_voxels=1 << 30)
 """Of a label, all layers of a segmentation together: a 1024×1024×1000 scan."""
 
 
@@ -58,7 +59,7 @@ class ScanLabel:
 
 
 def read_scan_label(
-    path: Path, scan: VolumeGeometry, said: Mapping[str, Any], *, most_voxels: int = MOST_VOXELS
+    path: Path, scan: VolumeGeometry, said: Mapping[str, Any], *, budget: ReadBudget = LABEL_BUDGET
 ) -> ScanLabel:
     """Read a label for a scan.
 
@@ -66,7 +67,7 @@ def read_scan_label(
         path: any label map; a segmentation of 3D Slicer may be cropped and have layers, and names its values itself.
         scan: the grid of the scan it belongs to; the label's axes may run in another order or direction.
         said: what is known of the label beside its file: ``label_info`` (see ``label_names``), ``no_findings``.
-        most_voxels: it may have.
+        budget: the largest file that is read, all layers together.
 
     Raises:
         InputError: damaged, too large, no label map, or values without names.
@@ -74,8 +75,8 @@ def read_scan_label(
     """
     if path.suffix.lower() == ".json":
         raise InputError(f"{path.name} is a detection markup, not an outline.")
-    is_segmentation = _check_header(path, scan, most_voxels)
-    label_map = place_label_map(with_axes_of(scan, read_label_map(path)), scan)
+    is_segmentation = _check_header(path, scan, budget)
+    label_map = place_label_map(with_axes_of(scan, read_label_map(path, budget=budget)), scan)
     in_file = {segment.value: segment.name for segment in label_map.segments}
     label_info = read_label_info(said)
     present = present_values(label_map.labels)
@@ -97,33 +98,15 @@ def read_scan_label(
     )
 
 
-def check_voxel_count(sizes: Sequence[int], most_voxels: int) -> None:
-    """Refuse what has too many voxels, by the sizes its header states.
-
-    Raises:
-        InputError: it has.
-    """
-    count = 1
-    for n in sizes:
-        count *= int(n)
-    if count > most_voxels:
-        raise InputError(
-            f"The upload has {'×'.join(str(n) for n in sizes)} voxels; this server takes {most_voxels} at most."
-        )
-
-
-def _check_header(path: Path, scan: VolumeGeometry, most_voxels: int) -> bool:
+def _check_header(path: Path, scan: VolumeGeometry, budget: ReadBudget) -> bool:
     """Judge a label by its header; returns whether it is a segmentation, which Slicer crops and pads."""
-    geometry = read_geometry(path)
-    sizes: Sequence[int] = geometry.shape_ijk
+    geometry = read_geometry(path, budget=budget)
     is_segmentation = False
     if path.name.lower().endswith(".nrrd"):
         from medai.volume_io.nrrd_header import read_nrrd_header
 
         fields = read_nrrd_header(path).fields
-        sizes = [int(n) for n in fields["sizes"]]
         is_segmentation = path.name.lower().endswith(".seg.nrrd") or "Segment0_ID" in fields
-    check_voxel_count(sizes, most_voxels)
     # Other formats than segmentations cover the scan.
     if not is_segmentation and not axes_along(scan, geometry).geometry.is_same_grid(scan):
         raise GeometryError(

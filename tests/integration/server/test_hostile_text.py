@@ -35,7 +35,9 @@ def raw_form(boundary: str, *parts: tuple[str, bytes]) -> bytes:
 
 
 def everything_in(study: Path) -> set[str]:
-    return {str(path.relative_to(study)) for path in study.rglob("*") if "locks" not in path.parts}
+    """The files of the study and of its history; what the server writes for itself comes and goes."""
+    history = {path.relative_to(study) for path in (study / ".medai" / "annotations").rglob("*")}
+    return set(files_of(study)) | {str(path) for path in history}
 
 
 @pytest.mark.parametrize(
