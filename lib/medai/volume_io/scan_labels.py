@@ -110,7 +110,7 @@ def _check_header(path: Path, scan: VolumeGeometry, budget: ReadBudget) -> bool:
     # Other formats than segmentations cover the scan.
     if not is_segmentation and not axes_along(scan, geometry).geometry.is_same_grid(scan):
         raise GeometryError(
-            f"The label is not on its scan's grid. Label: {geometry.describe()}. Scan: {scan.describe()}. "
+            f"The label lies on another grid than its scan's. Label: {geometry.describe()}. Scan: {scan.describe()}. "
             "Export it with the scan as reference volume."
         )
     return is_segmentation

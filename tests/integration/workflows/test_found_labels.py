@@ -134,7 +134,7 @@ def test_a_label_of_another_grid_is_withheld_with_its_reason_until_it_is_mended(
     study = StudyStore(folder)
     look_for_labels(study)
     reason = study_status(folder).withheld["p1"]
-    assert "not on its scan's grid. Label: 20×24×20" in reason
+    assert "on another grid than its scan's. Label: 20×24×20" in reason
     assert "put a usable file in its place" in reason
     assert look_for_labels(study) == 0
     nifti_label(path, OUTLINES, affine())
