@@ -11,12 +11,10 @@ from scipy import ndimage
 
 from medai.domain import LabelMap
 from medai.domain.annotation import Correction
+from medai.domain.crumbs import is_crumb
 from medai.errors import GeometryError
 from medai.evaluation.dice import dice
 from medai.geometry import IndexBox, VolumeGeometry
-
-STRAY_VOXELS = 4
-"""Smaller connected parts are slips of an edit, not nodules."""
 
 _CORNERS = np.ones((3, 3, 3), dtype=bool)
 
@@ -31,7 +29,8 @@ def correction_of(submitted: LabelMap, proposal: LabelMap) -> Correction:
     Returns:
         Dice over all nodules together; the outline drawn anew, in mm (added path length of Vaassen et al. 2020,
         doi:10.1016/j.phro.2019.12.001: outline voxels of the submitted label that are not outline voxels of the
-        proposal, slice by slice, times the mean side of a pixel); the change in volume, ml; nodules added and removed.
+        proposal, slice by slice, times the mean side of a pixel); the change in volume, ml; nodules added and removed,
+        crumbs of an edit or of a model left out.
 
     Raises:
         GeometryError: the two are on different grids.
@@ -46,8 +45,8 @@ def correction_of(submitted: LabelMap, proposal: LabelMap) -> Correction:
         dice=dice(ours, theirs),
         added_path_length_mm=float(np.count_nonzero(added) * np.mean(in_slice_mm)),
         volume_change_ml=changed * submitted.geometry.voxel_volume_mm3 / 1000.0,
-        nodules_added=_untouched(submitted_labels, theirs),
-        nodules_removed=_untouched(proposed_labels, ours),
+        nodules_added=_untouched(submitted_labels, theirs, submitted.geometry.voxel_volume_mm3),
+        nodules_removed=_untouched(proposed_labels, ours, submitted.geometry.voxel_volume_mm3),
     )
 
 
@@ -102,12 +101,12 @@ def outline(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     return mask & ~inner
 
 
-def _untouched(labels: NDArray[np.generic], other: NDArray[np.bool_]) -> int:
-    """Connected parts of each value that no voxel of ``other`` lies in."""
+def _untouched(labels: NDArray[np.generic], other: NDArray[np.bool_], voxel_volume_mm3: float) -> int:
+    """Connected parts of each value that can be nodules and that no voxel of ``other`` lies in."""
     count = 0
     for value in np.unique(labels[labels != 0]):
         numbered, found = ndimage.label(labels == value, structure=_CORNERS)
         sizes = np.bincount(numbered.ravel(), minlength=found + 1)
         touched = np.bincount(numbered[other], minlength=found + 1)
-        count += int(np.count_nonzero((sizes[1:] >= STRAY_VOXELS) & (touched[1:] == 0)))
+        count += sum(not is_crumb(int(size), voxel_volume_mm3) for size in sizes[1:][touched[1:] == 0])
     return count

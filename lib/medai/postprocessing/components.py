@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medai.domain.crumbs import is_crumb
 from medai.geometry import IndexBox
-
-LEAST_VOXELS = 4
-"""Smaller components are stray voxels of an edit, not nodules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,15 +31,16 @@ class LabelComponent:
         return max(count * spacing for count, spacing in zip(self.box.shape_ijk, spacing_mm, strict=True))
 
 
-def label_components(labels: NDArray[np.generic], *, min_voxels: int = LEAST_VOXELS) -> Iterator[LabelComponent]:
-    """The connected components (corners touch) of every label value, values rising.
+def label_components(labels: NDArray[np.generic], spacing_mm: tuple[float, float, float]) -> Iterator[LabelComponent]:
+    """The connected components (corners touch) of every label value that can be nodules, values rising.
 
     Args:
         labels: whole numbers, 0 is background.
-        min_voxels: smaller components are left out.
+        spacing_mm: of their grid; what is too small on it is left out (``domain.crumbs``).
     """
     from scipy import ndimage
 
+    voxel_volume_mm3 = float(np.prod(spacing_mm))
     outer = IndexBox.of_mask(labels)
     if outer is None:
         return
@@ -50,7 +49,7 @@ def label_components(labels: NDArray[np.generic], *, min_voxels: int = LEAST_VOX
         numbered, _ = ndimage.label(inside == value, structure=np.ones((3, 3, 3), dtype=bool))
         for number, slices in enumerate(ndimage.find_objects(numbered), start=1):
             component = numbered[slices] == number
-            if np.count_nonzero(component) >= min_voxels:
+            if not is_crumb(int(np.count_nonzero(component)), voxel_volume_mm3):
                 box = IndexBox(
                     start_ijk=(int(slices[0].start), int(slices[1].start), int(slices[2].start)),
                     stop_ijk=(int(slices[0].stop), int(slices[1].stop), int(slices[2].stop)),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from medai.domain import LabelMap, Segment
 from medai.errors import GeometryError, InputError
 from medai.geometry import IndexBox, VolumeGeometry
-from medai.postprocessing.components import LEAST_VOXELS, LabelComponent, label_components
+from medai.postprocessing.components import LabelComponent, label_components
 
 MARGIN_MM = 3.0
 """Background around a nodule that STAPLE sees: enough for a specificity, too little to drown the outline."""
@@ -164,7 +164,7 @@ def staple(masks: Sequence[NDArray[np.bool_]]) -> StapleEstimate:
     return StapleEstimate(probability=probability, readers=readers)
 
 
-def match_nodules(label_maps: Sequence[LabelMap], *, min_voxels: int = LEAST_VOXELS) -> tuple[MatchedNodule, ...]:
+def match_nodules(label_maps: Sequence[LabelMap]) -> tuple[MatchedNodule, ...]:
     """Find which outlines of several annotators are of one nodule.
 
     Two outlines are where they share a third of the smaller one, with a Dice of 0.1. What is left over joins a nodule
@@ -173,7 +173,6 @@ def match_nodules(label_maps: Sequence[LabelMap], *, min_voxels: int = LEAST_VOX
 
     Args:
         label_maps: one an annotator, of one grid; segments or one value for all nodules.
-        min_voxels: smaller components are stray voxels.
 
     Returns:
         Nodules, those of most annotators first, then in the order of their boxes.
@@ -186,7 +185,7 @@ def match_nodules(label_maps: Sequence[LabelMap], *, min_voxels: int = LEAST_VOX
     found = [
         (reader, component)
         for reader, label_map in enumerate(label_maps)
-        for component in label_components(label_map.labels, min_voxels=min_voxels)
+        for component in label_components(label_map.labels, label_map.geometry.spacing_mm)
     ]
     group = list(range(len(found)))
     for (a, (reader, one)), (b, (other_reader, other)) in itertools.combinations(enumerate(found), 2):

@@ -7,6 +7,7 @@ plain ASCII: pynrrd refuses to write any other character into a header.
 from __future__ import annotations
 
 import colorsys
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from medai.clinical.measurements import attenuation_kind, axial_size, volume_mm3
 from medai.domain import LabelMap, Nodule, NoduleAssessment, NoduleKind, Prediction, Segment, Volume
-from medai.domain.assessment import ATTRIBUTES, MALIGNANCY
+from medai.domain.assessment import ATTRIBUTES, HIGHEST_RATING, LOWEST_RATING, MALIGNANCY
 from medai.errors import InputError
 from medai.geometry import IndexBox
 
@@ -25,6 +26,13 @@ _HUES: dict[NoduleKind, float] = {NoduleKind.SOLID: 0.03, NoduleKind.PART_SOLID:
 
 _RATING_IN_NAME = re.compile(r"(?P<attribute>[A-Za-z]+)\s*[:=]?\s*(?P<rating>[1-5])(?![\d.,]*\d)(?!\s*(%|mm))")
 _SHORT_MALIGNANCY = re.compile(r"(?<![A-Za-z0-9])[Mm](?P<rating>[1-5])(?![A-Za-z0-9]|\s*(%|mm))")
+_WORD_AND_NUMBER = re.compile(
+    r"(?P<word>[A-Za-z]{4,})\s*[:=]?\s*(?P<number>-?\d+(?:[.,]\d+)?)(?!\s*(%|mm|cm|ml|HU))(?![\w.,]*\d)"
+)
+"""A word with a number that is no size, percentage or density."""
+_SHORT_RATING = re.compile(r"(?<![A-Za-z0-9])[Mm](?P<number>0|[6-9]|\d{2,})(?![A-Za-z0-9.,]|\s*(%|mm|cm))")
+_LEAST_LIKENESS = 0.8
+"""Of a word to an attribute that was meant: 'malignency' has 0.9."""
 _TNM = re.compile(r"\b[cp]?T(is|[0-4x])", re.IGNORECASE)
 """A tumour's stage: M1 means metastases there."""
 
@@ -106,6 +114,40 @@ def ratings_in_name(name: str) -> dict[str, int]:
     if short and MALIGNANCY not in found and not _TNM.search(name):
         found[MALIGNANCY] = int(short["rating"])
     return found
+
+
+def rating_problems(name: str) -> list[str]:
+    """What in a segment's name looks like a rating and is taken for none, a sentence each with what to do.
+
+    Args:
+        name: of a segment.
+    """
+    scale = f"a rating is a whole number from {LOWEST_RATING} to {HIGHEST_RATING}"
+    problems = []
+    taken = ratings_in_name(name)
+    for match in _WORD_AND_NUMBER.finditer(name):
+        word, number = match["word"].lower(), match["number"]
+        meant = (
+            word
+            if word in ATTRIBUTES
+            else next(iter(difflib.get_close_matches(word, ATTRIBUTES, 1, _LEAST_LIKENESS)), "")
+        )
+        is_rating = number in {str(n) for n in range(LOWEST_RATING, HIGHEST_RATING + 1)}
+        if not meant or (meant == word and is_rating) or meant in taken:
+            continue
+        example = f"{meant} {number if is_rating else HIGHEST_RATING - 1}"
+        said = "is no attribute that is rated" if meant != word else f"{number} is none: {scale}"
+        problems.append(
+            f"segment '{name}': '{match['word']} {number}' is not taken as a rating, {said}. "
+            f"Rename the segment, '{example}' say, and submit again."
+        )
+    short = _SHORT_RATING.search(name)
+    if short and MALIGNANCY not in taken and not problems and not _TNM.search(name):
+        problems.append(
+            f"segment '{name}': 'M{short['number']}' is not taken as a rating of malignancy, {short['number']} is "
+            f"none: {scale}. Rename the segment, 'M{HIGHEST_RATING - 1}' say, and submit again."
+        )
+    return problems
 
 
 def assessed(nodule: Nodule, assessment: NoduleAssessment) -> Nodule:

@@ -1,8 +1,8 @@
 """Keeps the history of a study's labels while the server runs: what was proposed, what came back, what is doubtful.
 
-A submission is recorded before it is answered: its file, its row, and the checks that cost no more than the label's own
-voxels. What needs other labels or a decoded scan (the correction, agreement with peers, where it lies) is worked out
-afterwards by one thread of its own, and again at the next start where a kill came in between.
+A submission is checked against its scan and recorded before it is answered, so that its annotator is told while the
+case is still before them. What needs other labels (the correction, agreement with peers) is worked out afterwards by
+one thread of its own, and again at the next start where a kill came in between.
 
 Threads: every method may be called from any. Two threads belong here, one that writes proposals down and one that
 measures; both work through queues, so that nothing is measured or written twice at once. Lock order: the history's lock
@@ -14,14 +14,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medai.domain.annotation import Annotation, ReviewState
+from medai.domain.case_score import CaseScore
 from medai.errors import ConflictError, ForbiddenError, MedaiError
+from medai.postprocessing.nodules import rating_problems
 from medai.server.infer_request import InferReply, Proposes
 from medai.server.uploads import CheckedLabel
 from medai.store.annotation_files import sha256_of_file
@@ -68,19 +70,45 @@ class Reviewer:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedLabel:
+    """A label in the history, and what its annotator should know of it.
+
+    Attributes:
+        annotation: its row; ``quarantine_reason`` says why it does not train, "" where it may.
+        notes: what else was found, a sentence each: crumbs, doubtful parts, ratings that are none.
+    """
+
+    annotation: Annotation
+    notes: tuple[str, ...] = ()
+
+
 class AnnotationRecorder:
     """The history of one study, as the server writes it."""
 
-    def __init__(self, study: StudyStore, reservations: Reservations, scans: RecordedScans) -> None:
-        """Open the history; ``resume`` takes up what a kill has left."""
+    def __init__(
+        self,
+        study: StudyStore,
+        reservations: Reservations,
+        scans: RecordedScans,
+        scores: Callable[[str], CaseScore | None] = lambda _: None,
+    ) -> None:
+        """Open the history; ``resume`` takes up what a kill has left.
+
+        Args:
+            study: whose history it is.
+            reservations: who works on what.
+            scans: decodes them.
+            scores: what the models make of a case; None for one that was not scored.
+        """
         self.log = AnnotationLog(study.folder)
         self._proposals = ProposalStore(study.folder)
         self._study = study
         self._reservations = reservations
-        self._measures = AnnotationMeasurer(self.log, study, scans)
+        self._measures = AnnotationMeasurer(self.log, study, scans, scores)
         self._found = FoundLabels(self.log, study, self._measures)
         # Checked once and for all: no room in the cache for them.
-        self._found_measures = AnnotationMeasurer(self.log, study, PassingScans(held=scans))
+        self._found_measures = AnnotationMeasurer(self.log, study, PassingScans(held=scans), scores)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-proposals")
         self._measurer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="medai-measures")
 
@@ -122,8 +150,8 @@ class AnnotationRecorder:
         with contextlib.suppress(RuntimeError):  # the server is closing: the answer matters, its memory does not
             self._writer.submit(self._remember, case_id, client_id, part)
 
-    def submit(self, case_id: str, checked: CheckedLabel, *, annotator: str, client_id: str) -> Annotation:
-        """Record a label and put it into the study.
+    def submit(self, case_id: str, checked: CheckedLabel, *, annotator: str, client_id: str) -> RecordedLabel:
+        """Check a label against its scan, record it and put it into the study.
 
         Args:
             case_id: the scan.
@@ -138,26 +166,29 @@ class AnnotationRecorder:
         self.look([case_id])
         self._found.keep_rivals(case_id, checked.tag)
         proposal = None if checked.label_map is None else self._proposal(case_id, client_id)
+        check = self._measures.first_sight(case_id, checked.label_map, checked.tag)
+        notes = (*check.notes, *_rating_problems(checked))
+        info = {**checked.info, "notes": list(notes)} if notes else checked.info
         submission = Submission(
             case_id=case_id,
             tag=checked.tag,
             annotator=annotator,
-            nodules=len(checked.label_map.segments) if checked.label_map else int(checked.info.get("detections", 0)),
+            nodules=check.nodules if checked.label_map else int(checked.info.get("detections", 0)),
             volume_ml=label_volume_ml(checked.label_map),
             seconds_spent=self._seconds_spent(case_id, client_id, proposal),
             proposal_model=proposal.model if proposal else None,
             proposal_version=proposal.version if proposal else None,
             proposal_folder=proposal.folder if proposal else None,
-            quarantine_reason=self._measures.first_sight(case_id, checked.label_map),
+            quarantine_reason=check.reason,
             is_measured=checked.label_map is None,
-            info=checked.info,
+            info=info,
         )
         with self.log.submitting(submission, checked.path) as annotation:
-            self._study.save_label(case_id, checked.path, checked.tag, checked.info)
+            self._study.save_label(case_id, checked.path, checked.tag, info)
         if checked.label_map is not None:
             with contextlib.suppress(RuntimeError):  # the server is closing: it is measured at the next start
                 self._measurer.submit(self._measure, annotation.annotation_id)
-        return annotation
+        return RecordedLabel(annotation=annotation, notes=notes)
 
     def review(self, case_id: str, tag: str, status: Any, by: Reviewer) -> ReviewState:
         """Take over what a reviewer says of a case's label; a label from before the history is recorded first.
@@ -253,6 +284,11 @@ class AnnotationRecorder:
 
     def _put_back(self, annotation: Annotation, path: Path, info: Mapping[str, Any]) -> None:
         self._study.save_label(annotation.case_id, path, annotation.tag, info)
+
+
+def _rating_problems(checked: CheckedLabel) -> list[str]:
+    segments = checked.label_map.segments if checked.label_map else ()
+    return [problem for segment in segments for problem in rating_problems(segment.name)]
 
 
 def _version(params: Mapping[str, Any]) -> str:

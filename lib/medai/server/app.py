@@ -111,7 +111,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             budget=self.options.read_budget,
         )
         self.scans.keep_off_disk(self.state_folder / "tmp")
-        self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans)
+        self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans, self.scores.get)
         self.annotations.resume()
         self.cost = LearntCost(self.annotations.log.all)
         self.queue = CaseQueue(

@@ -277,13 +277,16 @@ def _save_label(
     app: MedaiApp, image: str, upload: UploadFile, tag: str, params: dict[str, Any], by: Identity
 ) -> dict[str, Any]:
     with _checked_label(app, image, upload, tag, params) as checked:
-        annotation = app.annotations.submit(image, checked, annotator=by.name, client_id=by.client_id)
+        recorded = app.annotations.submit(image, checked, annotator=by.name, client_id=by.client_id)
     logger.info("Label '%s' of %s submitted", checked.tag, image)
     app.on_save_label(image, image)
     if checked.tag == FINAL:
         app.train_policy.label_submitted()
     reply: dict[str, Any] = {"image": image, "label": image, "tag": checked.tag}
+    annotation = recorded.annotation
     reply["params"] = {"annotation_id": annotation.annotation_id}
+    if recorded.notes:
+        reply["params"]["notes"] = list(recorded.notes)
     if annotation.quarantine_reason:
         logger.warning("Label '%s' of %s is quarantined: %s", checked.tag, image, annotation.quarantine_reason)
         reply["params"]["quarantine"] = (

@@ -15,7 +15,7 @@ import numpy as np
 from medai.domain import LabelMap, Volume
 from medai.domain.click_case import ClickCase
 from medai.errors import GeometryError, InputError
-from medai.postprocessing.components import LEAST_VOXELS, label_components
+from medai.postprocessing.components import label_components
 
 CONTEXT_MM = 40.0
 """Scan kept around a nodule: half the field of the coarsest patch."""
@@ -53,17 +53,15 @@ class ClickDataset:
             )
 
 
-def nodule_cases(
-    pairs: Iterable[tuple[Volume, LabelMap]], *, context_mm: float = CONTEXT_MM, min_voxels: int = LEAST_VOXELS
-) -> list[ClickCase]:
+def nodule_cases(pairs: Iterable[tuple[Volume, LabelMap]], *, context_mm: float = CONTEXT_MM) -> list[ClickCase]:
     """Cut one case a nodule out of scans with label maps.
 
     Each connected component of each label value is a nodule: annotators may keep a segment a nodule or all in one.
+    Crumbs that an edit has left are none.
 
     Args:
         pairs: scans and label maps on the same grid; ``volume.case_id`` names the patient.
         context_mm: scan kept around the nodule's box.
-        min_voxels: smaller components are stray voxels of an edit, not nodules.
 
     Returns:
         Cases in the order of the pairs; empty where no label map has a nodule.
@@ -79,7 +77,7 @@ def nodule_cases(
                 f"{label_map.geometry.describe()} instead of {volume.geometry.describe()}. "
                 "Export them on the scan's own grid."
             )
-        components = label_components(label_map.labels, min_voxels=min_voxels)
+        components = label_components(label_map.labels, volume.geometry.spacing_mm)
         for number, found in enumerate(components, start=1):
             margin = [int(np.ceil(context_mm / s)) for s in volume.geometry.spacing_mm]
             region = found.box.expand(margin).clip(volume.geometry.shape_ijk)

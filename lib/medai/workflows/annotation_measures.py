@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from medai.domain import LabelMap, Volume
-from medai.domain.annotation import Annotation, Correction, ReviewState
+from medai.domain.annotation import Annotation, Correction, ReviewState, standing
+from medai.domain.case_score import CaseScore
 from medai.errors import GeometryError, MedaiError, NotFoundError
 from medai.evaluation.corrections import correction_of, labels_dice
-from medai.evaluation.label_sanity import (
-    LEAST_PEERS,
-    agreement_problem,
-    air_problem,
-    contrast_problem,
-    place_problem,
-    shape_problem,
-)
+from medai.evaluation.label_sanity import LEAST_PEERS, LabelCheck, agreement_problem, check_label, emptied_problem
 from medai.geometry import IndexBox
+from medai.store.annotation_files import FINAL
 from medai.store.annotations import AnnotationLog
 from medai.store.proposals import read_proposal
 from medai.store.study import StudyStore
@@ -50,17 +47,47 @@ class RecordedScans(Protocol):
 class AnnotationMeasurer:
     """Measures the labels of one study."""
 
-    def __init__(self, log: AnnotationLog, study: StudyStore, scans: RecordedScans) -> None:
+    def __init__(
+        self,
+        log: AnnotationLog,
+        study: StudyStore,
+        scans: RecordedScans,
+        scores: Callable[[str], CaseScore | None] = lambda _: None,
+    ) -> None:
+        """Measure with what is known of the study.
+
+        Args:
+            log: its history.
+            study: its scans.
+            scans: decodes them.
+            scores: what the models make of a case; None for one that was not scored.
+        """
         self._log = log
+        self._scores = scores
         self._study = study
         self._scans = scans
 
-    def first_sight(self, case_id: str, label_map: LabelMap | None) -> str:
-        """What is wrong with a label as far as it can be told at once; "" where nothing is."""
+    def first_sight(
+        self, case_id: str, label_map: LabelMap | None, tag: str = FINAL, *, may_decode: bool = True
+    ) -> LabelCheck:
+        """What is wrong with a label that is about to be recorded.
+
+        Args:
+            case_id: the scan.
+            label_map: the label; None for boxes.
+            tag: where it goes.
+            may_decode: whether a scan that nobody has open is decoded for it, as for an annotator who waits for the
+                answer; otherwise, and where it cannot be read, what its voxels say is left to ``measure``.
+        """
         if label_map is None:
-            return ""
-        volume = self._scans.find_open(self._study.image_path(case_id), case_id)
-        return shape_problem(label_map) or (air_problem(label_map, volume) if volume else "")
+            return LabelCheck()
+        scan_path = self._study.image_path(case_id)
+        try:
+            volume = (self._scans.get if may_decode else self._scans.find_open)(scan_path, case_id)
+        except MedaiError as error:
+            logger.warning("The label of %s is not compared with its scan: %s", case_id, error)
+            volume = None
+        return self._check(case_id, tag, label_map, volume)
 
     def measure(self, annotation_id: str) -> None:
         """Work out the correction and whether the label is doubtful, and write both down.
@@ -101,15 +128,22 @@ class AnnotationMeasurer:
 
     def _problem(self, annotation: Annotation, label_map: LabelMap, correction: Correction | None) -> str:
         volume = self._scans.get(self._study.image_path(annotation.case_id), annotation.case_id)
-        found = (
-            shape_problem(label_map)
-            or air_problem(label_map, volume)
-            or place_problem(label_map, volume)
-            or contrast_problem(label_map, volume)
-        )
-        if found:
-            return found
-        return self._loneliness(annotation, label_map, correction)
+        found = self._check(annotation.case_id, annotation.tag, label_map, volume, own_id=annotation.annotation_id)
+        return found.reason or self._loneliness(annotation, label_map, correction)
+
+    def _check(
+        self, case_id: str, tag: str, label_map: LabelMap, volume: Volume | None, own_id: str = ""
+    ) -> LabelCheck:
+        """What the label and its scan say; of an empty one, what was labelled in the case before."""
+        check = check_label(label_map, volume)
+        if check.nodules or check.reason:
+            return check
+        earlier = [other for other in self._log.of_case(case_id) if not own_id or other.annotation_id < own_id]
+        latest = {other.annotator: other for other in earlier if other.tag == tag}
+        standing_there = standing(replace(other, is_own_latest=True) for other in latest.values())
+        score = self._scores(case_id)
+        candidates = [candidate.probability for candidate in score.candidates] if score else []
+        return replace(check, reason=emptied_problem([other.nodules for other in standing_there], candidates))
 
     def _look_again_at_peers(self, annotation: Annotation) -> None:
         """Whether an earlier label is alone, now that there is one more: the first of three had nobody to disagree."""
@@ -128,7 +162,10 @@ class AnnotationMeasurer:
                 self._log.doubt(peer.annotation_id, problem)
 
     def _loneliness(self, annotation: Annotation, label_map: LabelMap, correction: Correction | None) -> str:
-        agreement = [self._agreement(label_map, peer) for peer in self._peers(annotation)]
+        # An empty label has no outline to agree with; whether it stands is ``emptied_problem``'s business.
+        if not annotation.nodules:
+            return ""
+        agreement = [self._agreement(label_map, peer) for peer in self._peers(annotation) if peer.nodules]
         return agreement_problem(
             [dice for dice in agreement if dice is not None], correction.dice if correction else None
         )

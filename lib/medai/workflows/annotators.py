@@ -33,7 +33,7 @@ from medai.evaluation.agreement import (
     rating_agreements,
     volume_biases,
 )
-from medai.postprocessing.components import label_components
+from medai.evaluation.label_parts import label_parts
 from medai.postprocessing.consensus import Consensus, ReaderPerformance, consensus
 from medai.postprocessing.nodules import ratings_in_name
 from medai.store.annotation_files import named_segments
@@ -276,7 +276,7 @@ def _label_maps(
         except MedaiError as error:
             skipped[annotation.annotation_id] = str(error)
             continue
-        parts = sum(1 for _ in label_components(label_map.labels))
+        parts = len(label_parts(label_map.labels != 0))
         if parts > MOST_PARTS:
             skipped[annotation.annotation_id] = f"It is in {parts} parts: noise, not an outline."
             continue

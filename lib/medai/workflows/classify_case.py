@@ -56,7 +56,9 @@ def outlined_nodules(volume: Volume, label_map: LabelMap) -> list[OutlinedNodule
             f"{geometry.describe()}. Export it with the scan as reference volume."
         )
     names = {segment.value: segment.name for segment in label_map.segments}
-    parts = [p for p in label_components(label_map.labels) if p.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM]
+    spacing_mm = geometry.spacing_mm
+    found_parts = label_components(label_map.labels, spacing_mm)
+    parts = [p for p in found_parts if p.extent_mm(spacing_mm) <= LARGEST_EXTENT_MM]
     if not parts:
         return []
     lungs = segment_lungs(volume)

@@ -213,13 +213,14 @@ class FoundLabels:
         ts = found.info.get("ts")
         said_s = float(ts) if is_first and isinstance(ts, int | float) and ts > 0 else written_s
         usable = found.label_map if not found.problem else None
+        check = self._measures.first_sight(case_id, usable, tag, may_decode=False)
         return Submission(
             case_id=case_id,
             tag=tag,
             annotator=_annotator(found.info),
-            nodules=found.nodules,
+            nodules=found.nodules if usable is None else check.nodules,
             volume_ml=label_volume_ml(usable),
-            quarantine_reason=found.problem or self._measures.first_sight(case_id, usable),
+            quarantine_reason=found.problem or check.reason,
             is_measured=usable is None,
             info=found.info,
             submitted_at_s=max(0.0, min(said_s, written_s, time.time())),

@@ -104,9 +104,8 @@ def _scan_of_case(study: LabelledStudy, case_id: str, tag: str) -> LabelledScan:
 def _outlined_nodules(study: LabelledStudy, case_id: str, tag: str) -> tuple[TrueNodule, ...]:
     label = read_submitted(study, case_id, tag)
     geometry = label.label_map.geometry
-    found = [
-        c for c in label_components(label.label_map.labels) if c.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM
-    ]
+    components = label_components(label.label_map.labels, geometry.spacing_mm)
+    found = [c for c in components if c.extent_mm(geometry.spacing_mm) <= LARGEST_EXTENT_MM]
     if not found and not label.says_nothing_found:
         raise InputError("It holds no nodule, and does not say that there is none.")
 

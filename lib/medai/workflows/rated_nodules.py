@@ -77,7 +77,8 @@ def _rated_of_case(study: LabelledStudy, case_id: str) -> list[RatedNodule]:
     scan = read_scan(study, case_id)
     patient_key = patient_key_of_case(study.folder, case_id)
     # Both go through the same components in the same order.
-    pairs = zip(nodule_cases([(scan, label_map)]), label_components(label_map.labels), strict=True)
+    parts = label_components(label_map.labels, scan.geometry.spacing_mm)
+    pairs = zip(nodule_cases([(scan, label_map)]), parts, strict=True)
     return [
         RatedNodule(case=replace(case, patient_id=patient_key), ratings=ratings[part.value])
         for case, part in pairs

@@ -388,7 +388,7 @@ def _submit(
         proposal_model=proposal.model if proposal else None,
         proposal_version=proposal.version if proposal else None,
         proposal_folder=proposal.folder if proposal else None,
-        quarantine_reason=measurer.first_sight(case.case_id, label_map),
+        quarantine_reason=measurer.first_sight(case.case_id, label_map).reason,
         info=info,
     )
     with log.submitting(submission, path) as annotation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,22 @@ def boxes(*ranges) -> np.ndarray:
 
 
 def submit(
-    served: Any, folder: Path, labels: np.ndarray, *, case_id: str = "case.axial", client_id: str = "ann"
+    served: Any,
+    folder: Path,
+    labels: np.ndarray,
+    *,
+    case_id: str = "case.axial",
+    client_id: str = "ann",
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     path = folder / "label.nii.gz"
     nib.save(nib.Nifti1Image(labels, affines()[case_id]), path)
-    names = [{"name": f"nodule {value}", "idx": value} for value in range(1, int(labels.max()) + 1)]
+    named = names or [f"nodule {value}" for value in range(1, int(labels.max()) + 1)]
+    label_info = [{"name": name, "idx": value} for value, name in enumerate(named, start=1)]
     with path.open("rb") as file:
         reply = served.client.put(
             f"/datastore/label?image={case_id}",
-            data={"params": json.dumps({"label_info": names, "client_id": client_id})},
+            data={"params": json.dumps({"label_info": label_info, "client_id": client_id})},
             files={"label": (path.name, file)},
         )
     assert reply.status_code == OK, reply.text
@@ -123,7 +131,7 @@ def test_a_shattered_label_is_stored_quarantined_and_said_so(served, tmp_path):
     assert listed(served, "?quarantined=false") == []
 
 
-def test_a_label_in_air_is_quarantined_after_the_reply(tmp_path):
+def test_a_label_in_air_is_quarantined_and_said_so(tmp_path):
     study = make_study(tmp_path / "study")
     path = study / "case.axial.nii.gz"
     image = nib.load(path)
@@ -131,15 +139,59 @@ def test_a_label_in_air_is_quarantined_after_the_reply(tmp_path):
     voxels[:6] = -1000
     nib.save(nib.Nifti1Image(voxels, image.affine), path)
     for served in serve(study):
-        submit(served, tmp_path, boxes(AIR_BALL))
+        reply = submit(served, tmp_path, boxes(AIR_BALL))
         (found,) = listed(served)
         assert "air" in found["quarantine_reason"]
+        assert found["quarantine_reason"] in reply["params"]["quarantine"]
 
 
-def test_a_label_that_does_not_stand_out_is_quarantined_after_the_reply(served, tmp_path):
-    submit(served, tmp_path, boxes(((13, 18), (14, 19), (14, 18))))
+def test_a_label_that_does_not_stand_out_is_quarantined_and_said_so(served, tmp_path):
+    reply = submit(served, tmp_path, boxes(((13, 18), (14, 19), (14, 18))))
     (found,) = listed(served)
-    assert "is no denser than what lies within 3 mm around it" in found["quarantine_reason"]
+    assert "segment 'nodule 1': it is no denser than what lies within 3 mm around it" in found["quarantine_reason"]
+    assert found["quarantine_reason"] in reply["params"]["quarantine"]
+
+
+def test_an_honest_label_is_answered_without_a_word(served, tmp_path):
+    assert submit(served, tmp_path, boxes(NODULE))["params"].keys() == {"annotation_id"}
+
+
+def test_crumbs_beside_a_nodule_are_told_not_counted_and_do_not_train(served, tmp_path):
+    crumb = ((15, 16), (15, 16), (10, 13))
+    reply = submit(served, tmp_path, boxes(NODULE, crumb))
+    told = "segment 'nodule 2': 3 voxels, too small to be a nodule: not counted, and no training learns from it."
+    assert reply["params"]["notes"] == [told]
+    assert "quarantine" not in reply["params"]
+    (found,) = listed(served)
+    assert (found["nodules"], found["trains"]) == (1, True)
+    assert StudyStore(served.study).label_info("case.axial", "final")["notes"] == [told]
+
+
+def test_a_lonely_voxel_is_quarantined(served, tmp_path):
+    reply = submit(served, tmp_path, boxes(((8, 9), (8, 9), (8, 9))))
+    assert "it holds nothing as large as a nodule: one part of 1 voxel" in reply["params"]["quarantine"]
+
+
+def test_a_rating_that_is_none_is_told(served, tmp_path):
+    reply = submit(served, tmp_path, boxes(NODULE), names=["malignancy 9"])
+    (told,) = reply["params"]["notes"]
+    assert "'malignancy 9' is not taken as a rating, 9 is none: a rating is a whole number from 1 to 5" in told
+    assert listed(served)[0]["trains"]
+
+
+def test_no_nodules_is_not_quarantined_for_disagreeing_with_what_is_quarantined(served, tmp_path):
+    submit(served, tmp_path, np.ones(SHAPE_IJK, dtype=np.uint8), client_id="mal")
+    submit(served, tmp_path, boxes(((8, 9), (8, 9), (8, 9))), client_id="eve")
+    reply = submit(served, tmp_path, boxes(), client_id="ann", names=["no nodules"])
+    assert reply["params"].keys() == {"annotation_id"}
+    assert [a["trains"] for a in listed(served)] == [False, False, True]
+
+
+def test_a_label_emptied_of_its_nodule_waits_for_somebody(served, tmp_path):
+    submit(served, tmp_path, boxes(NODULE))
+    reply = submit(served, tmp_path, boxes(), names=["no nodules"])
+    assert "it says that there is no nodule, but an earlier label of this case shows 1" in reply["params"]["quarantine"]
+    assert [a["trains"] for a in listed(served)] == [False, False]
 
 
 def test_one_against_two_peers_is_quarantined_and_released(served, tmp_path):
