@@ -186,7 +186,7 @@ def _by_position(frames: Sequence[Frame]) -> list[ScanPart] | None:
             groups = _grouped(frames, _trait(keyword))
             if _are_interleaved(list(groups.values())) or (is_uneven and _are_stacks_apart(list(groups.values()))):
                 return _trait_parts(groups, keyword)
-    passes = _passes(stack)
+    passes = _passes(stack) or _repeated_numbers(stack)
     return passes if passes and _are_interleaved([part.frames for part in passes]) else None
 
 
@@ -301,6 +301,18 @@ def _runs(ordered: Sequence[int], positions_mm: NDArray[np.float64]) -> list[lis
 def _is_odd(step_mm: float, others_mm: NDArray[np.float64]) -> bool:
     usual_mm = float(np.median(others_mm))
     return abs(float(step_mm) - usual_mm) > _UNEVEN * usual_mm
+
+
+def _repeated_numbers(stack: _Stack) -> list[ScanPart] | None:
+    """Stacks that are numbered alike: of the slices of one InstanceNumber the lowest, the next one up, and so on."""
+    by_number: dict[float | None, list[int]] = {}
+    for n in np.argsort(stack.positions_mm, kind="stable").tolist():
+        by_number.setdefault(stack.frames[n].instance_number, []).append(n)
+    counts = {len(members) for members in by_number.values()}
+    if len(counts) != 1 or counts == {1} or None in by_number or len(by_number) < _FEWEST_SLICES:
+        return None
+    layers = list(zip(*by_number.values(), strict=True))
+    return [stack.part(layer, number, len(layers)) for number, layer in enumerate(layers, start=1)]
 
 
 def _layers(stack: _Stack) -> list[ScanPart] | None:

@@ -103,6 +103,13 @@ def test_passes_that_follow_one_another_in_number(tmp_path, shift_mm, downwards)
     assert {series.part for series in first_and_second(tmp_path)} == {"pass 1 of 2", "pass 2 of 2"}
 
 
+@pytest.mark.parametrize("shift_mm", [1.0, 1.25])
+def test_stacks_that_are_numbered_alike(tmp_path, shift_mm):
+    write_series(tmp_path, RECIPE)
+    write_second(tmp_path, shift_mm=shift_mm)
+    first_and_second(tmp_path)
+
+
 def test_images_numbered_position_by_position(tmp_path):
     write_series(tmp_path, RECIPE, edit=lambda dataset, k: setattr(dataset, "InstanceNumber", 2 * k + 1))
     write_second(tmp_path, lambda dataset, k: setattr(dataset, "InstanceNumber", 2 * k + 2))
@@ -168,6 +175,8 @@ def of_table(dataset, k):
         lambda dataset, k: setattr(dataset, "FrameOfReferenceUID", f"1.2.3.{k}"),
         lambda dataset, k: setattr(dataset, "InstanceNumber", [5, 2, 8, 1, 7, 3, 6, 4][k]),
         lambda dataset, k: setattr(dataset, "InstanceNumber", 8 - k),
+        lambda dataset, k: setattr(dataset, "InstanceNumber", 1 + k % 4),
+        lambda dataset, k: setattr(dataset, "InstanceNumber", 1),
         lambda dataset, k: setattr(dataset, "InstanceNumber", [5, 6, 7, 8, 1, 2, 3, 4][k]),
         lambda dataset, k: delattr(dataset, "InstanceNumber"),
         lambda dataset, k: setattr(dataset, "ImageComments", "reviewed" if k % 2 else ""),
