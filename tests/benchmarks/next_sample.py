@@ -10,6 +10,7 @@ a running session does. The first request of a process reads every score and is 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from medai.domain.case_score import CandidateScore, CaseScore
@@ -30,10 +32,18 @@ from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import StudyStore
+from medai.store.unreadable import UnreadableScans
 from medai.workflows.case_queue import CaseQueue
+from medai.workflows.readable_cases import ReadableCases
 
 CLASSES = ("solid, suspicious", "solid, benign", "part-solid, suspicious", "non-solid, benign")
 LABEL = b"label"
+
+
+def small_scan() -> bytes:
+    """A readable ``.nii.gz`` as small as they come."""
+    voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    return gzip.compress(nib.Nifti1Image(voxels, np.diag([-0.7, -0.8, 2.5, 1.0])).to_bytes())
 
 
 def made_score(case_id: str, rng: np.random.Generator) -> CaseScore:
@@ -69,8 +79,9 @@ def made_score(case_id: str, rng: np.random.Generator) -> CaseScore:
 def made_study(folder: Path, count: int) -> StudyStore:
     """A study of so many scans, every tenth labelled, with scores of all."""
     (folder / "labels" / "final").mkdir(parents=True)
+    scan = small_scan()
     for n in range(count):
-        (folder / f"1.2.840.{n:05d}.nii.gz").write_bytes(b"scan")
+        (folder / f"1.2.840.{n:05d}.nii.gz").write_bytes(scan)
         if n % 10 == 0:
             (folder / "labels" / "final" / f"1.2.840.{n:05d}.nii.gz").write_bytes(LABEL)
     study = StudyStore(folder)
@@ -112,7 +123,10 @@ def benchmark(count: int, repeats: int) -> dict[str, Any]:
         folder.mkdir()
         study = made_study(folder, count)
         scores, reservations = ScoreStore(folder), Reservations(folder)
-        queue = CaseQueue(study=study, reservations=reservations, scores=scores, patients=PatientIndex(folder))
+        readable = ReadableCases(study, UnreadableScans(folder))
+        queue = CaseQueue(
+            study=study, reservations=reservations, scores=scores, patients=PatientIndex(folder), readable=readable
+        )
         served = build_strategies(queue, rng=np.random.default_rng(1))
         started = time.perf_counter()
         queue.patients.learn(study.image_ids())

@@ -70,8 +70,15 @@ def score(
 def _tell(screen: Console, report: PoolReport) -> None:
     from rich.markup import escape
 
+    for case_id, reason in list(report.unreadable.items())[:FAILURES_SHOWN]:
+        if case_id not in report.failed:
+            screen.print(f"[yellow]cannot be read[/] {escape(case_id)}: {escape(reason)}", soft_wrap=True)
+    if report.note:
+        screen.print(escape(report.note), soft_wrap=True)
+        return
     if not report.scored and not report.failed:
-        screen.print("Every case is scored by the present models.")
+        others = f" but {len(report.unreadable)} that cannot be read" if report.unreadable else ""
+        screen.print(f"Every case{others} is scored by the present models.")
         return
     result: dict[str, Any] = report.to_json()
     screen.print(

@@ -102,11 +102,11 @@ def _check_scans(studies: Path) -> None:
     """Refuse a folder without scans: every annotator would be told that there is nothing to do."""
     from medai.errors import InputError
     from medai.store.study import StudyStore
+    from medai.workflows.study_contents import missing_scans_words
 
     if not StudyStore(studies, read_only=True).image_ids():
         raise InputError(
-            f"There is no scan in {studies}. Bring some: medai import SCANS --to {studies} takes DICOM folders, NIfTI, "
-            "NRRD and MetaImage files. For a folder that clients are to upload into add --allow-empty."
+            f"{missing_scans_words(studies)}. For a folder that clients are to upload into add --allow-empty."
         )
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from medai.workflows.session_status import SessionStatus
 
+UNREADABLE_SHOWN = 10
+
 
 SHOWN_WITHHELD = 5
 
@@ -37,6 +39,12 @@ def _show(screen: Console, found: SessionStatus) -> None:
 
     left = f", about {_hours(found.minutes_left)} of work" if found.minutes_left is not None else ""
     screen.print(f"{found.labelled} of {found.total} cases labelled; {found.left} left{left}; {found.scored} scored.")
+    if found.unreadable:
+        screen.print(f"[yellow]{len(found.unreadable)} cannot be read[/] and are nobody's next case until mended:")
+        for case_id, reason in list(found.unreadable.items())[:UNREADABLE_SHOWN]:
+            screen.print(f"  {escape(case_id)}: {escape(reason)}", soft_wrap=True)
+        if len(found.unreadable) > UNREADABLE_SHOWN:
+            screen.print(f"  … and {len(found.unreadable) - UNREADABLE_SHOWN} more; --json has all.")
     if found.withheld:
         screen.print(f"{len(found.withheld)} labels train nothing until somebody has looked (medai annotations).")
         for case_id, reason in list(found.withheld.items())[:SHOWN_WITHHELD]:

@@ -21,7 +21,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 import medai
-from medai.domain import LabelMap
+from medai.domain import LabelMap, Volume
 from medai.errors import InputError, ModelError, NotFoundError, StorageError
 from medai.registry.model_registry import ModelRegistry
 from medai.registry.version_files import ModelVersion
@@ -50,12 +50,14 @@ from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import FINAL, StudyStore
+from medai.store.unreadable import UnreadableScans
 from medai.volume_io.plausibility import check_chest_ct
 from medai.volume_io.scan_cache import ScanCache
 from medai.workflows.annotation_cost import LearntCost
 from medai.workflows.case_queue import CaseQueue
 from medai.workflows.classify_case import NoduleAssessor
 from medai.workflows.families import ALIASES, CLASSIFICATION_TASK, CLICK_TASK, DETECTION_TASK
+from medai.workflows.readable_cases import ReadableCases
 from medai.workflows.score_case import scored_versions, scoring_pipeline
 from medai.workflows.submitted_label import read_submitted
 from medai.workflows.training_policy import TrainingPolicy
@@ -103,12 +105,14 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             else AuditLog(folder, largest_bytes=self.options.audit_mb * MB, files=self.options.audit_files)
         )
         self.scores = ScoreStore(folder)
+        self.readable = ReadableCases(self.study, UnreadableScans(folder), decode=self._decoded)
         self.scans = ScanCache(
             self.state_folder / "scans",
             memory_bytes=self.options.cache_memory_mb * MB,
             disk_bytes=self.options.cache_disk_mb * MB,
             check=check_chest_ct,
             budget=self.options.read_budget,
+            on_unreadable=self.readable.failed_file,
         )
         self.scans.keep_off_disk(self.state_folder / "tmp")
         self.annotations = AnnotationRecorder(self.study, self.reservations, self.scans, self.scores.get)
@@ -120,6 +124,8 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             scores=self.scores,
             patients=PatientIndex(folder),
             cost=lambda: self.cost.present,
+            readable=self.readable,
+            shows_paths=self.options.share_paths,
         )
         self.served = ServedScans(self.study, self.scans, self.state_folder / "served")
         self.models = ModelRegistry(
@@ -159,7 +165,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
 
     def init_datastore(self) -> MedaiDatastore:
         """Our store behind MONAI Label's interface."""
-        return MedaiDatastore(self.study)
+        return MedaiDatastore(self.study, self.readable)
 
     def init_infers(self) -> dict[str, InferTask]:
         """The tasks, in the order in which the plugin lists them; the first runs by itself on Next Sample."""
@@ -200,6 +206,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
                 self.scores,
                 model=self.scoring_model,
                 versions=lambda: scored_versions(self.shelf.registry),
+                readable=self.readable,
             )
         }
 
@@ -282,6 +289,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
                 self.shelf.get(task)
             except ModelError as error:
                 logger.warning("%s", error)
+        self.readable.look_through(self.study.image_ids(), thoroughly=True)
 
     def prepare_case(self, case_id: str) -> None:
         """Decode ahead what an annotator has just been given; slow only where a copy has to be made for 3D Slicer."""
@@ -300,7 +308,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         if not self.options.prefetch:
             return
         held = {reservation.case_id for reservation in self.reservations.active()}
-        left = [case_id for case_id in self.study.unlabeled() if case_id not in held]
+        left = [case_id for case_id in self.queue.open_cases() if case_id not in held]
         siblings = self.queue.patients.siblings(image_id)
         # A patient's other study comes next; whatever else does is not known before it is asked for.
         upcoming = next((case_id for case_id in left if case_id in siblings), next(iter(left), None))
@@ -321,6 +329,9 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.scores.close()
         if self.audit is not None:
             self.audit.close()
+
+    def _decoded(self, scan_path: Path) -> Volume:
+        return self.scans.get(scan_path)
 
     # -- models --------------------------------------------------------------------------------------------------------
 

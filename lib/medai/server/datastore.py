@@ -17,13 +17,21 @@ from monailabel.interfaces.datastore import Datastore
 from medai.server.dataset_archive import write_archive
 from medai.store.study import FINAL, StudyStore
 from medai.workflows.accepted_labels import accepted_labels
+from medai.workflows.readable_cases import ReadableCases
 
 
 class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes are untyped
     """A study as MONAI Label's tasks and endpoints see it."""
 
-    def __init__(self, store: StudyStore) -> None:
+    def __init__(self, store: StudyStore, readable: ReadableCases | None = None) -> None:
+        """Open the interface.
+
+        Args:
+            store: the study.
+            readable: which of its scans can be read; None takes all for readable.
+        """
         self.store = store
+        self._readable = readable
 
     def name(self) -> str:
         """The study's name."""
@@ -130,8 +138,13 @@ class MedaiDatastore(Datastore):  # type: ignore[misc]  # monailabel's classes a
         self.store.update_label_info(label_id, _tag(label_tag), info)
 
     def status(self) -> dict[str, Any]:
-        """Totals for the plugin's progress bar."""
-        return self.store.status()
+        """Totals for the plugin's progress bar; open cases that cannot be read are no work left and count apart."""
+        status = self.store.status()
+        unreadable = {} if self._readable is None else self._readable.unreadable()
+        if not unreadable:
+            return status
+        open_ones = len(unreadable.keys() & set(self.store.unlabeled(FINAL)))
+        return {**status, "total": status["total"] - open_ones, "unreadable": unreadable}
 
     def json(self) -> dict[str, Any]:
         """The whole study, as ``GET /datastore/?output=all`` shows it."""

@@ -39,11 +39,15 @@ async def next_sample(
     user: Annotator,
     params: Annotated[dict[str, Any] | None, Body()] = None,
 ) -> JSONResponse:
-    """The next case for this annotator, reserved; {} when none is left."""
+    """The next case for this annotator, reserved.
+
+    When none is left the answer has no ``id``; it has a ``message`` where that is for another reason than that every
+    case is labelled or taken.
+    """
     identity = identify(request, user, (params or {}).get("client_id"))
     asked = {**(params or {}), "client_id": identity.client_id}
     sample = await lanes.run(Lane.QUICK, _next_sample, app, strategy, asked)
-    if sample:
+    if sample.get("id"):
         note(request.scope, case=sample["id"])
         hand_out(request, user, sample["id"])
         lanes.submit(Lane.TRANSFER, _prepare, app, sample["id"])
@@ -76,7 +80,10 @@ async def logs(user: Viewer) -> JSONResponse:
 def _next_sample(app: MedaiApp, strategy: str, request: dict[str, Any]) -> dict[str, Any]:
     sample: dict[str, Any] | None = app.strategy(strategy)(request, app.datastore())
     if not sample:
-        return {}
+        message = app.queue.nothing_left_words() if not app.queue.open_cases() else ""
+        if message:
+            logger.warning("There is no next case: %s", message)
+        return {"message": message} if message else {}
     given = app.served.expected_path(sample["id"])
     if given != app.study.image_path(sample["id"]):
         # The copy may not be there yet: the plugin then downloads it, which waits for it.

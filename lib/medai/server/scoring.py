@@ -36,6 +36,7 @@ from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import StudyStore
 from medai.workflows.executors import CaseOutcome
 from medai.workflows.present_models import read_case
+from medai.workflows.readable_cases import ReadableCases
 from medai.workflows.score_case import score_prediction
 from medai.workflows.score_pool import ScoringPool
 
@@ -105,6 +106,7 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's c
         scores: where their scores are kept.
         model: gives the pipeline that scores, of the present versions.
         versions: the present versions by task; loads nothing.
+        readable: learns which scans cannot be read.
     """
 
     def __init__(
@@ -114,11 +116,12 @@ class UncertaintyScoring(ScoringMethod):  # type: ignore[misc]  # monailabel's c
         *,
         model: Callable[[], ScanPipeline],
         versions: Callable[[], Mapping[str, str]],
+        readable: ReadableCases | None = None,
     ) -> None:
         super().__init__("Runs the whole-scan model on the cases; what a label of each would teach is read off it")
         self._study = study
         self._model = model
-        self.pool = ScoringPool(study, scores, versions)
+        self.pool = ScoringPool(study, scores, versions, readable=readable)
         self.status: Callable[[], dict[str, Any]] = dict
 
     def info(self) -> dict[str, Any]:

@@ -119,6 +119,16 @@ class StudyStore:
         """
         return (self._images_folder() / self._case(case_id).file_name).resolve()
 
+    def scan_file(self, case_id: str) -> Path | None:
+        """The scan's file of a case, a link as it is; None where there is no such case."""
+        case = self._snapshot().get(case_id)
+        return None if case is None else self._images_folder() / case.file_name
+
+    def scan_files(self) -> dict[str, Path]:
+        """The scan's file of every case, links as they are; for whoever asks for many."""
+        folder = self._images_folder()
+        return {case_id: folder / case.file_name for case_id, case in self._snapshot().items()}
+
     def image_info(self, case_id: str) -> dict[str, Any]:
         """What is known about the scan; ``name`` is its file name, ``ts`` when it was added (seconds)."""
         info: dict[str, Any] = plain_json(dict(self._case(case_id).info))

@@ -86,6 +86,7 @@ class ScanCache:
         write_pause_s: float = WRITE_PAUSE_S,
         check: Callable[[Volume], None] = lambda volume: None,
         budget: ReadBudget = ReadBudget(),  # noqa: B008 - frozen
+        on_unreadable: Callable[[str, Path, InputError], None] = lambda case_id, path, error: None,
     ) -> None:
         """Open the cache.
 
@@ -96,6 +97,7 @@ class ScanCache:
             write_pause_s: how long after decoding a disk form is written; ``close`` does not wait for it.
             check: raises UnsupportedScanError for what is not to be answered on (``plausibility.check_chest_ct``).
             budget: the largest scan that is decoded.
+            on_unreadable: told of a case whose scan could not be decoded: its id, the file, and why.
         """
         if memory_bytes < 0 or disk_bytes < 0:
             raise InputError(f"The bounds of the scan cache are {memory_bytes} and {disk_bytes} bytes; use 0 or more.")
@@ -113,6 +115,7 @@ class ScanCache:
         self._prefetching: set[Path] = set()
         self._closed = False
         self._write_pause_s = write_pause_s
+        self._on_unreadable = on_unreadable
         self._write_now_please = threading.Event()
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="scan-cache-decoder")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="scan-cache-writer")
@@ -156,7 +159,7 @@ class ScanCache:
         if isinstance(found, Decoding):
             if is_mine:
                 found.want_whole()
-                self._decode(found, path, key)
+                self._decode(found, path, key, case_id)
             found = found.whole()
         return dataclasses.replace(found, case_id=case_id)
 
@@ -188,7 +191,7 @@ class ScanCache:
             head = ScanHead.of_whole(found)
         else:
             if is_mine:
-                self._decode_in_background(found, path, key)
+                self._decode_in_background(found, path, key, case_id)
             head = found.head(slices)
             if not head.is_whole and not found.head_passes(head, self._check):
                 head = ScanHead.of_whole(found.whole())
@@ -242,7 +245,7 @@ class ScanCache:
             decoding = self._decodings[key] = Decoding()
             return decoding, True
 
-    def _decode(self, decoding: Decoding, path: Path, key: str) -> None:
+    def _decode(self, decoding: Decoding, path: Path, key: str, case_id: str) -> None:
         """Bring a decode that ``_find_or_join`` made to its end; raises nothing, ``decoding`` does."""
         outcome: Volume | BaseException
         try:
@@ -250,16 +253,18 @@ class ScanCache:
         except BaseException as error:  # noqa: BLE001 - it is raised in every thread that waits
             _log.info("a scan could not be decoded: %s", error)
             outcome = error
+            if isinstance(error, InputError) and case_id:
+                self._on_unreadable(case_id, path, error)
         with self._lock:
             del self._decodings[key]
         decoding.end(outcome)
 
-    def _decode_in_background(self, decoding: Decoding, path: Path, key: str) -> None:
+    def _decode_in_background(self, decoding: Decoding, path: Path, key: str, case_id: str) -> None:
         with self._lock:
             if not self._closed:
-                self._decoders.submit(self._decode, decoding, path, key)
+                self._decoders.submit(self._decode, decoding, path, key, case_id)
                 return
-        self._decode(decoding, path, key)
+        self._decode(decoding, path, key, case_id)
 
     def _keep_open(self, key: str, path: Path, volume: Volume) -> None:
         # An upload may be gone before all of it is decoded, and nobody will ask for it again.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from medai.active_learning.cost import AnnotationCost
 from medai.active_learning.nearest import NearestLabelled
@@ -24,6 +25,8 @@ from medai.store.patients import PatientIndex
 from medai.store.reservations import Offer, Reservations, next_of_patient, without_others_patients
 from medai.store.scores import ScoreStore
 from medai.store.study import FINAL, StudyStore
+from medai.workflows.readable_cases import ReadableCases
+from medai.workflows.study_contents import missing_scans_words
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class CaseQueue:
         patients: whose they are.
         cost: what a label costs, as far as it is known by now.
         nearest: remembers distances from one choice to the next.
+        readable: which of them can be read; None takes all for readable.
+        shows_paths: whether whoever reads its words may see where the study lies.
     """
 
     study: StudyStore
@@ -70,6 +75,17 @@ class CaseQueue:
     patients: PatientIndex
     cost: Callable[[], AnnotationCost | None] = lambda: None
     nearest: NearestLabelled = field(default_factory=NearestLabelled)
+    readable: ReadableCases | None = None
+    shows_paths: bool = True
+
+    def unreadable(self) -> dict[str, str]:
+        """Case to the reason why its scan cannot be read."""
+        return {} if self.readable is None else self.readable.unreadable()
+
+    def open_cases(self, tag: str = FINAL) -> list[str]:
+        """Every case that needs a label and whose scan can be read."""
+        unreadable = self.unreadable()
+        return [case_id for case_id in self.study.unlabeled(tag) if case_id not in unreadable]
 
     def next_case(self, client_id: str, choose: Choose, *, tag: str = FINAL) -> NextCase | None:
         """Choose a case for a client and reserve it.
@@ -80,17 +96,23 @@ class CaseQueue:
             tag: of the labels that make a case done.
 
         Returns:
-            None where every open case is held by someone else, or done.
+            None where every open case is held by someone else, or done, or cannot be read.
         """
-        asked = _Asked()
         skipped = self.reservations.skipped(client_id)
-        case_id = self.reservations.choose(
-            client_id,
-            open_cases=lambda: self.study.unlabeled(tag),
-            select=lambda offer: self._select(offer, choose, tag, asked),
-        )
-        if case_id is None:
-            return None
+        while True:
+            asked = _Asked()
+            case_id = self.reservations.choose(
+                client_id,
+                open_cases=lambda: self.open_cases(tag),
+                select=partial(self._select, choose=choose, tag=tag, asked=asked),
+            )
+            if case_id is None:
+                return None
+            if self.readable is None or self.readable.can_be_read(case_id):
+                break
+            self.reservations.release(case_id)
+            # Where one is a pointer, others often are: looked at all at once, they cost nobody a choice each.
+            self.readable.look_through(self.open_cases(tag))
         pool = asked.pool or self.pool([case_id], held=(), tag=tag)
         reason = explain(pool, case_id)
         if asked.is_prior:
@@ -109,7 +131,19 @@ class CaseQueue:
         """Every case that needs a label and that no one holds."""
         held = [reservation.case_id for reservation in self.reservations.active()]
         taken = set(held)
-        return self.pool([c for c in self.study.unlabeled(tag) if c not in taken], held=held, tag=tag)
+        return self.pool([c for c in self.open_cases(tag) if c not in taken], held=held, tag=tag)
+
+    def nothing_left_words(self, *, tag: str = FINAL) -> str:
+        """Why there is no case to label although not every one is labelled; "" where every one is."""
+        if not self.study.image_ids():
+            return missing_scans_words(self.study.folder, shows_path=self.shows_paths)
+        unreadable = self.unreadable().keys() & set(self.study.unlabeled(tag))
+        if not unreadable:
+            return ""
+        case_id = min(unreadable)
+        others = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        labelled = "Every other case is labelled" if self.study.labeled(tag) else "No case can be labelled"
+        return f"{labelled}: {case_id}{others} cannot be read. {self.unreadable()[case_id]}"
 
     def pool(self, free: Sequence[str], *, held: Sequence[str], tag: str = FINAL) -> Pool:
         """The pool of some free cases."""
@@ -122,7 +156,7 @@ class CaseQueue:
             nearest=self.nearest,
         )
 
-    def _select(self, offer: Offer, choose: Choose, tag: str, asked: _Asked) -> str | None:
+    def _select(self, offer: Offer, *, choose: Choose, tag: str, asked: _Asked) -> str | None:
         self.patients.learn(offer.free)
         prior = next_of_patient(offer, self.patients.siblings)
         free = without_others_patients(offer, self.patients.siblings)

@@ -28,7 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from medai.errors import CancelledByUserError, MedaiError
+from medai.errors import CancelledByUserError, InputError, MedaiError
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -57,6 +57,7 @@ class CaseOutcome(Generic[R_co]):
         result: what the work gave; None where there is an error.
         error: why there is no result, in words; "" where there is one.
         is_fault: the error is ours or a machine's, not the case's.
+        is_bad_input: the error is the case's own: its scan cannot be used.
         attempts: how often it was tried.
         seconds: wall time of the last try.
         worker: who did it.
@@ -66,6 +67,7 @@ class CaseOutcome(Generic[R_co]):
     result: R_co | None = None
     error: str = ""
     is_fault: bool = False
+    is_bad_input: bool = False
     attempts: int = 1
     seconds: float = 0.0
     worker: str = ""
@@ -107,6 +109,7 @@ class Trial(Generic[R_co]):
         result: what the work gave.
         error: in words; "" where it worked.
         is_fault: worth another try.
+        is_bad_input: the case cannot be used.
         is_stopped: the work itself was told to stop: there is no outcome, the case is left as it was.
         trace: of a fault, for the log.
         seconds: wall time.
@@ -117,6 +120,7 @@ class Trial(Generic[R_co]):
     result: R_co | None = None
     error: str = ""
     is_fault: bool = False
+    is_bad_input: bool = False
     is_stopped: bool = False
     trace: str = ""
     seconds: float = 0.0
@@ -126,13 +130,13 @@ class Trial(Generic[R_co]):
 def tried(work: Work[R], case_id: str, worker: str) -> Trial[R]:
     """Do one case; whatever is raised becomes part of the report."""
     begun = time.perf_counter()
-    error, trace, is_fault, is_stopped, result = "", "", False, False, None
+    error, trace, is_fault, is_bad_input, is_stopped, result = "", "", False, False, False, None
     try:
         result = work(case_id)
     except CancelledByUserError:
         is_stopped = True
     except MedaiError as raised:
-        error = str(raised)
+        error, is_bad_input = str(raised), isinstance(raised, InputError)
     except Exception as raised:  # noqa: BLE001 - one broken case must not end the others; the trace is logged
         error, trace, is_fault = f"{type(raised).__name__}: see the log", traceback.format_exc(), True
     return Trial(
@@ -140,6 +144,7 @@ def tried(work: Work[R], case_id: str, worker: str) -> Trial[R]:
         result=result,
         error=error,
         is_fault=is_fault,
+        is_bad_input=is_bad_input,
         is_stopped=is_stopped,
         trace=trace,
         seconds=time.perf_counter() - begun,
@@ -203,6 +208,7 @@ def drive(
                 result=trial.result,
                 error=trial.error,
                 is_fault=trial.is_fault,
+                is_bad_input=trial.is_bad_input,
                 attempts=tries.pop(trial.case_id),
                 seconds=trial.seconds,
                 worker=trial.worker,

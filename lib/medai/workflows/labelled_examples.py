@@ -11,8 +11,10 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from medai.domain import Volume
 from medai.errors import CancelledByUserError, InputError, MedaiError
 from medai.store.split import FrozenSplit
+from medai.store.study import StudyStore
 from medai.volume_io.plausibility import read_chest_ct
 from medai.workflows.doubted_labels import LabelDoubt
+from medai.workflows.study_contents import missing_scans_words
 from medai.workflows.submitted_label import SUBMITTED_TAG, LabelSource
 
 logger = logging.getLogger(__name__)
@@ -116,7 +118,7 @@ def collect_examples(
         others_count: cases that are read though their latest label is withheld: other annotators' labels count there.
 
     Raises:
-        InputError: too few usable labels to train on some patients and judge on others.
+        InputError: too few usable labels to train on some patients and judge on others, or no scan at all.
         CancelledByUserError: ``should_stop`` said so.
     """
     examples: dict[str, list[E]] = {}
@@ -147,6 +149,8 @@ def collect_examples(
         del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
+    if not case_ids and not StudyStore(study.folder, read_only=True).image_ids():
+        raise InputError(missing_scans_words(study.folder))
     if not train or not held_back:
         raise InputError(_too_few(len(examples), skipped, has_train=bool(train), needed=needed))
     return LabelledExamples(

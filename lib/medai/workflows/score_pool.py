@@ -26,10 +26,13 @@ from medai.errors import NotFoundError, StorageError
 from medai.store.scores import ScoreStore
 from medai.store.scoring_turn import ScoringTurn
 from medai.store.study import StudyStore
+from medai.store.unreadable import UnreadableScans
 from medai.workflows.executors import CaseExecutor, CaseOutcome
 from medai.workflows.models import open_registry
 from medai.workflows.present_models import PresentModels, read_case
+from medai.workflows.readable_cases import ReadableCases
 from medai.workflows.score_case import load_scoring_pipeline, model_disagreement, score_case, scored_versions
+from medai.workflows.study_contents import missing_scans_words
 
 LOOK_AGAIN_S = 5.0
 """How long a list of what is due is gone by. Making one takes milliseconds, a case takes seconds to a minute."""
@@ -48,6 +51,7 @@ class ScoringPool:
         scores: where their scores are kept.
         versions: the versions a score made now would name, by task.
         now: a clock, seconds.
+        readable: learns which scans cannot be read.
 
     Attributes:
         scored: cases stored so far.
@@ -61,7 +65,9 @@ class ScoringPool:
         versions: Callable[[], Mapping[str, str]],
         *,
         now: Callable[[], float] = time.monotonic,
+        readable: ReadableCases | None = None,
     ) -> None:
+        self._readable = readable
         self._study = study
         self._scores = scores
         self._versions = versions
@@ -125,6 +131,8 @@ class ScoringPool:
         self._at_hand.discard(outcome.case_id)
         if outcome.result is None:
             self.failed[outcome.case_id] = outcome.error
+            if outcome.is_bad_input and self._readable is not None:
+                self._readable.failed(outcome.case_id, outcome.error)
             _log.warning("%s is not scored: %s", outcome.case_id, outcome.error)
             return
         try:
@@ -225,6 +233,8 @@ class PoolReport:
         model_versions: task to version, as they are at the end.
         workers: who worked to how many cases.
         retried: cases that took more than one try.
+        unreadable: case to the reason why its scan cannot be read; of the whole study.
+        note: what is wrong with a study without cases; "" where it has some.
     """
 
     scored: int
@@ -235,12 +245,15 @@ class PoolReport:
     model_versions: Mapping[str, str]
     workers: Mapping[str, int] = field(default_factory=dict)
     retried: int = 0
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
         return {
             "scored": self.scored,
             "failed": dict(self.failed),
+            "unreadable": dict(self.unreadable),
             "left": self.left,
             "seconds": round(self.seconds, 2),
             "cases_per_minute": round(60 * self.scored / self.seconds, 2) if self.seconds > 0 else None,
@@ -282,7 +295,8 @@ def score_pool(
     study = StudyStore(studies)
     registry = open_registry(study.folder)
     scores = ScoreStore(study.folder)
-    pool = ScoringPool(study, scores, lambda: scored_versions(registry))
+    readable = ReadableCases(study, UnreadableScans(study.folder))
+    pool = ScoringPool(study, scores, lambda: scored_versions(registry), readable=readable)
     workers: Counter[str] = Counter()
     retried = 0
     try:
@@ -307,4 +321,6 @@ def score_pool(
         model_versions=scored_versions(registry),
         workers=workers,
         retried=retried,
+        unreadable=readable.unreadable(),
+        note="" if study.image_ids() else missing_scans_words(study.folder),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,12 @@ from medai.store.patients import PatientIndex
 from medai.store.reservations import Reservations
 from medai.store.scores import ScoreStore
 from medai.store.study import FINAL, StudyStore
+from medai.store.unreadable import UnreadableScans
 from medai.workflows.annotation_cost import cost_of
 from medai.workflows.case_queue import CaseQueue
 from medai.workflows.families import CLICK_TASK, TASKS
 from medai.workflows.models import open_registry
+from medai.workflows.readable_cases import ReadableCases
 
 QUEUE_LENGTH = 5
 SHOWN_TRAININGS = 5
@@ -69,9 +71,10 @@ class SessionStatus:
     """Where a session stands.
 
     Attributes:
-        total: cases of the study.
+        total: cases of the study, labelled and left.
         labelled: with a label.
-        left: without one.
+        left: without one, and with a scan that can be read.
+        unreadable: cases whose scan cannot be read, with the reason; those without a label are in no other number.
         withheld: labels kept from training, by case, with the reason.
         scored: open cases that a model has looked at.
         minutes_left: what the open cases are expected to take; None where none is scored.
@@ -99,6 +102,7 @@ class SessionStatus:
     skipped: Mapping[str, Sequence[str]]
     passed_over: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -130,12 +134,15 @@ def study_status(studies: Path, *, strategy: str = DEFAULT_STRATEGY, queue_lengt
             finally:
                 log.close()
         cost = cost_of(annotations)
+        readable = ReadableCases(study, UnreadableScans(study.folder, read_only=True))
+        readable.look_through(study.unlabeled(FINAL))
         queue = CaseQueue(
             study=study,
             reservations=Reservations(study.folder),
             scores=scores,
             patients=PatientIndex(study.folder),
             cost=lambda: cost,
+            readable=readable,
         )
         return session_status(
             queue,
@@ -181,7 +188,7 @@ def session_status(
     open_cases = [*pool.case_ids, *pool.in_work]
     scored = pool.scores.rows(open_cases) >= 0
     next_cases = STRATEGIES[strategy].select_batch(pool, queue_length, np.random.default_rng(_QUEUE_SEED))
-    left = len(study.unlabeled(FINAL))
+    left = len(queue.open_cases())
     return SessionStatus(
         total=len(labelled) + left,
         labelled=len(labelled),
@@ -190,14 +197,21 @@ def session_status(
         scored=int(scored.sum()),
         minutes_left=float(pool.minutes().sum()) if scored.any() else None,
         trainings={task: found[-SHOWN_TRAININGS:] for task, found in trainings.items() if found},
-        advice=advise(progress_of(pool, left=left, trainings=trainings[CLICK_TASK])),
+        advice=_advice(queue, progress_of(pool, left=left, trainings=trainings[CLICK_TASK])),
         strategy=strategy,
         queue=[QueuedCase(case_id=case_id, reason=explain(pool, case_id)) for case_id in next_cases],
         at_work=_at_work(queue.reservations),
         skipped=_waiting_skips(queue.reservations, open_cases),
         passed_over=[*study.passed_over(), *passed_over],
         warnings=tuple(warnings),
+        unreadable=queue.unreadable(),
     )
+
+
+def _advice(queue: CaseQueue, progress: Progress) -> Advice:
+    advice = advise(progress)
+    nothing = "" if progress.left else queue.nothing_left_words()
+    return replace(advice, summary=nothing) if nothing else advice
 
 
 def progress_of(pool: Pool, *, left: int, trainings: Sequence[TrainingGain]) -> Progress:

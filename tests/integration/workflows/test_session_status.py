@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.support.scan_files import small_scan
 from tests.support.score_factory import VERSIONS, candidate, case_score
 from typer.testing import CliRunner
 
@@ -35,7 +36,7 @@ def study(tmp_path):
     folder = tmp_path / "study"
     folder.mkdir()
     for n in range(12):
-        (folder / f"case{n:02}.nii.gz").write_bytes(b"scan")
+        (folder / f"case{n:02}.nii.gz").write_bytes(small_scan())
     store, label, log = StudyStore(folder), tmp_path / "label.nii.gz", AnnotationLog(folder)
     label.write_bytes(b"label")
     for n in range(3):
@@ -111,7 +112,7 @@ def test_looking_changes_nothing(study):
 
 
 def test_a_new_study_can_be_asked(tmp_path):
-    (tmp_path / "a.nii.gz").write_bytes(b"scan")
+    (tmp_path / "a.nii.gz").write_bytes(small_scan())
     found = study_status(tmp_path)
     assert (found.labelled, found.left, found.scored, found.minutes_left) == (0, 1, 0, None)
     assert found.queue[0].reason == "not looked at by the model yet"
