@@ -35,7 +35,7 @@ def list_annotations(
             console(json_file).print(f"{released.annotation_id} (case {released.case_id}) may train.", markup=False)
             write_json(json_file, {"released": annotation_to_json(released)})
             return
-        found = log.all(is_quarantined=True if quarantined else None)
+        found = log.all(is_quarantined=True if quarantined else None, with_deleted=True)
     finally:
         log.close()
     console(json_file).print(_table(found) if found else "No label fits.")
@@ -83,6 +83,8 @@ def _correction(annotation: Annotation) -> str:
 def _state(annotation: Annotation) -> str:
     from rich.markup import escape
 
+    if annotation.is_of_deleted_scan:
+        return "[dim]of a scan that was deleted or replaced: trains nothing[/]"
     if annotation.quarantine_reason:
         return f"[red]quarantined[/]: {escape(annotation.quarantine_reason)}"
     by = f" by {escape(annotation.review_by)}" if annotation.review_by else ""

@@ -81,6 +81,7 @@ class Annotation:
         is_own_latest: True for the latest one of its annotator: each annotator's label stands beside the others'.
         segment_names: voxel value and name of each segment, as the annotator named it, ratings included
             ("nodule malignancy 4"); empty where nobody said, and for labels of before names were kept.
+        is_of_deleted_scan: its scan was deleted or replaced; what has the case's id now is another one.
     """
 
     annotation_id: str
@@ -102,10 +103,13 @@ class Annotation:
     is_current: bool = True
     is_own_latest: bool = True
     segment_names: tuple[tuple[int, str], ...] = ()
+    is_of_deleted_scan: bool = False
 
     @property
     def trains(self) -> bool:
         """Whether a training may learn from it."""
+        if self.is_of_deleted_scan:
+            return False
         return self.is_own_latest and not self.quarantine_reason and self.review is not ReviewState.FLAGGED
 
 

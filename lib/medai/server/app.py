@@ -10,6 +10,7 @@ is guarded in its own module.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -75,6 +76,9 @@ APP_LABELS = ("nodule",)
 itself on Next Sample: the first one in ``info.models`` with this label."""
 
 MB = 1 << 20
+
+REPLACED_LOOK_S = 10.0
+"""How often a running server looks for scans that were replaced by hand, beside each label that is asked for."""
 
 
 class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are untyped
@@ -148,6 +152,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
             lambda request: self.trainer(CLICK_TASK).job(request),
             task=CLICK_TASK,
         )
+        self._looked_at_s = time.monotonic()
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -160,6 +165,7 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         sessions = self.sessions()
         if sessions is not None:
             self.scans.keep_off_disk(Path(sessions.store_path))
+        self.study.on_gone.append(self._forget_scan)
 
     # -- what is served ------------------------------------------------------------------------------------------------
 
@@ -289,10 +295,12 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
                 self.shelf.get(task)
             except ModelError as error:
                 logger.warning("%s", error)
+        self.scans.keep_only(self.study.scan_files().values())
         self.readable.look_through(self.study.image_ids(), thoroughly=True)
 
     def prepare_case(self, case_id: str) -> None:
         """Decode ahead what an annotator has just been given; slow only where a copy has to be made for 3D Slicer."""
+        self.look_for_replaced()
         if self.options.prefetch:
             self.scans.prefetch(self.study.image_path(case_id), case_id)
         self.served.path(case_id)
@@ -329,6 +337,21 @@ class MedaiApp(MONAILabelApp):  # type: ignore[misc]  # monailabel's classes are
         self.scores.close()
         if self.audit is not None:
             self.audit.close()
+
+    def look_for_replaced(self) -> None:
+        """Take labels off scans that were replaced by hand; a few thousand stats, so now and then only."""
+        now = time.monotonic()
+        if now - self._looked_at_s > REPLACED_LOOK_S:
+            self._looked_at_s = now
+            self.study.set_aside_replaced()
+
+    def _forget_scan(self, case_id: str, scan_path: Path) -> None:
+        """A scan is gone: what was decoded, copied, predicted, scored and proposed of it goes with it."""
+        self.scans.forget(scan_path)
+        self.served.forget(case_id)
+        self.predictions.forget(scan_path)
+        self.scores.remove(case_id)
+        self.annotations.forget_case(case_id)
 
     def _decoded(self, scan_path: Path) -> Volume:
         return self.scans.get(scan_path)

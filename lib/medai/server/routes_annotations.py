@@ -42,5 +42,7 @@ def _listed(
         if review not in words:
             raise InputError(f"'review' is '{review}'; it takes {', '.join(repr(word) for word in words)}.")
         state = ReviewState(review)
-    found = app.annotations.log.all(annotator=annotator, case_id=case, is_quarantined=quarantined, review=state)
+    found = app.annotations.log.all(
+        annotator=annotator, case_id=case, is_quarantined=quarantined, review=state, with_deleted=True
+    )
     return [annotation_to_json(annotation) for annotation in found]

@@ -108,7 +108,6 @@ async def remove_image(id: str, app: App, lanes: Threads, user: Admin) -> JSONRe
     """Delete a scan and its labels."""
     await lanes.run(Lane.TRANSFER, app.datastore().remove_image, id)
     app.reservations.release(id)
-    app.annotations.forget_case(id)
     logger.info("%s removed by %s", id, user.username)
     return PlainJSONResponse({})
 

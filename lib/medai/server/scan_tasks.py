@@ -80,6 +80,12 @@ class ScanPredictions:
         """Keep a prediction that was made elsewhere, by the versions that it names."""
         self._put(_key(scan_path, prediction.model_versions), prediction)
 
+    def forget(self, scan_path: Path) -> None:
+        """Drop the predictions for a scan that is gone."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == str(scan_path)]:
+                del self._kept[key]
+
     def _put(self, key: tuple[Any, ...], prediction: Prediction) -> None:
         with self._lock:
             self._kept[key] = prediction

@@ -12,6 +12,7 @@ Threads: any; a lock for each copy, held while it is written. Copies are complet
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
 import threading
 import time
@@ -89,6 +90,12 @@ class ServedScans:
             with self._lock:
                 self._needs_copy[key] = needs_copy
         return self._folder / f"{case_id}.{status.st_mtime_ns:x}.nii.gz" if needs_copy else source
+
+    def forget(self, case_id: str) -> None:
+        """Drop the copies of a scan that is gone."""
+        for path in self._folder.glob(f"{glob.escape(case_id)}.*.nii.gz"):
+            if path.name.removeprefix(f"{case_id}.").count(".") == 2:
+                path.unlink(missing_ok=True)
 
     def _drop_old(self, newest: Path) -> None:
         for leftover in self._folder.glob(".*.part"):

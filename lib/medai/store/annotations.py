@@ -31,7 +31,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ from medai.store.layout import state_folder
 from medai.store.locks import ExclusiveLock
 from medai.store.names import LABEL_EXTENSIONS, check_case_id, check_tag, is_text, split_extension
 from medai.store.sqlite_engine import sqlite_url, writing
+from medai.store.tombstones import Tombstones
 from medai.volume_io.atomic import disk_words
 
 URL_VARIABLE = "MEDAI_ANNOTATIONS_URL"
@@ -131,6 +132,7 @@ class AnnotationLog:
         self.passed_over: list[str] = []
         """Kept labels that cannot be taken up into the history, each with the reason."""
         self._now = now
+        self._tombstones = Tombstones(studies)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -280,6 +282,7 @@ class AnnotationLog:
         case_id: str | None = None,
         is_quarantined: bool | None = None,
         review: ReviewState | None = None,
+        with_deleted: bool = False,
     ) -> list[Annotation]:
         """The labels that fit, oldest first.
 
@@ -288,6 +291,7 @@ class AnnotationLog:
             case_id: of which case.
             is_quarantined: kept from training, or not.
             review: what a reviewer said.
+            with_deleted: those too whose scan was deleted or replaced; they count for nothing.
         """
         conditions: list[ColumnElement[bool]] = []
         if annotator is not None:
@@ -299,7 +303,8 @@ class AnnotationLog:
             conditions.append(reason != "" if is_quarantined else reason == "")
         if review is not None:
             conditions.append(AnnotationRow.review == str(review))
-        return self._select(*conditions)
+        found = self._select(*conditions)
+        return found if with_deleted else [each for each in found if not each.is_of_deleted_scan]
 
     def withheld(self) -> list[Annotation]:
         """The latest labels that a training must leave out."""
@@ -324,7 +329,7 @@ class AnnotationLog:
 
     def unmeasured(self) -> list[Annotation]:
         """Labels whose correction and agreement with others have not been worked out yet, oldest first."""
-        return self._select(AnnotationRow.is_measured.is_(False))
+        return [each for each in self._select(AnnotationRow.is_measured.is_(False)) if not each.is_of_deleted_scan]
 
     # -- what becomes of it --------------------------------------------------------------------------------------------
 
@@ -372,10 +377,14 @@ class AnnotationLog:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _annotation(self, submission: Submission, extension: str, sha256: str) -> Annotation:
-        latest = self.of_case(submission.case_id)
-        # A clock that was set back must not put a new label behind an old one.
-        said = self._now() if submission.submitted_at_s is None else submission.submitted_at_s
-        now = max(said, latest[-1].submitted_at_s + 1e-3 if latest else 0.0)
+        latest = self.all(case_id=submission.case_id, with_deleted=True)
+        gone = self._tombstones.all().get(submission.case_id)
+        # A clock that was set back must not put a new label behind an old one, or before its scan.
+        now = max(
+            self._now() if submission.submitted_at_s is None else submission.submitted_at_s,
+            latest[-1].submitted_at_s + 1e-3 if latest else 0.0,
+            gone.deleted_at_s + 1e-3 if gone else 0.0,
+        )
         annotation_id = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(3)}"
         return Annotation(
             annotation_id=annotation_id,
@@ -475,7 +484,13 @@ class AnnotationLog:
         rows = select(AnnotationRow, latest, latest_of_each).where(ours, *conditions)
         with self._session("read") as session:
             found = session.execute(rows.order_by(AnnotationRow.submitted_at_s, AnnotationRow.annotation_id)).all()
-            return [row.annotation(is_current=bool(last), is_own_latest=bool(own)) for row, last, own in found]
+            gone = self._tombstones.all()
+            return [
+                row.annotation(is_current=bool(last), is_own_latest=bool(own))
+                if row.case_id not in gone or row.submitted_at_s > gone[row.case_id].deleted_at_s
+                else replace(row.annotation(is_current=False, is_own_latest=False), is_of_deleted_scan=True)
+                for row, last, own in found
+            ]
 
     @contextlib.contextmanager
     def _changed(self, annotation_id: str) -> Iterator[AnnotationRow]:

@@ -37,6 +37,14 @@ def forget_facts(studies: Path, case_id: str) -> None:
     delete(facts_path(studies, case_id))
 
 
+def facts_changed_s(studies: Path, case_id: str) -> float:
+    """When the facts of a case were written, seconds since 1970; infinite where there are none."""
+    try:
+        return facts_path(studies, case_id).stat().st_mtime
+    except OSError:
+        return float("inf")
+
+
 def origins_of(facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Every hash by which the scan of these facts is known: its origin, its files', and that of its voxels."""
     others = facts.get("also")

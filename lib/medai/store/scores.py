@@ -120,6 +120,14 @@ class ScoreStore:
         with self._transaction() as connection:
             connection.executemany(_PUT, rows)
 
+    def remove(self, case_id: str) -> None:
+        """Forget the score of a case whose scan is gone."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM scores WHERE case_id = ?", (case_id,))
+        with self._lock:
+            if self._packed.pop(case_id, None) is not None:
+                self._table = ScoreTable(list(self._packed.values()))
+
     def get(self, case_id: str) -> CaseScore | None:
         """The score of one case."""
         return self.table().case(case_id)

@@ -21,16 +21,19 @@ import difflib
 import filecmp
 import logging
 import operator
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medai.errors import ConflictError, NotFoundError, StorageError
+from medai.errors import ConflictError, MedaiError, NotFoundError, StorageError
 from medai.store.annotation_files import FINAL
 from medai.store.answers import ORIGINAL, check_replaceable
 from medai.store.atomic import copy_into, delete, plain_json, publish, staged_file, sweep
+from medai.store.case_facts import facts_changed_s, forget_facts
 from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
 from medai.store.layout import state_folder
 from medai.store.listing import FolderListing
@@ -45,10 +48,15 @@ from medai.store.names import (
     split_extension,
 )
 from medai.store.pending import PendingLabel
+from medai.store.scan_identity import ScanIdentities
 from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, unusable_scan, with_found_files
 from medai.store.study_index import DamagedIndexError, RawIndex, StudyIndex
+from medai.store.tombstones import Tombstone, Tombstones
 
 __all__ = ["FINAL", "ORIGINAL", "StudyStore"]
+
+_IMPORT_S = 60.0
+"""Facts that are older than the scan by more than this are of another one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -85,6 +93,10 @@ class StudyStore:
         self._sources: tuple[object, ...] = ()
         self._tags: list[str] = []
         self._cases: dict[str, StudyCase] = {}
+        self.tombstones = Tombstones(self.folder)
+        self._identities = ScanIdentities(self.folder)
+        # Told of each scan that is deleted or replaced, with its id and where it lay.
+        self.on_gone: list[Callable[[str, Path], None]] = []
         self._open()
 
     # -- what there is -----------------------------------------------------------------------------------------------
@@ -244,14 +256,42 @@ class StudyStore:
         return case_id
 
     def remove_image(self, case_id: str) -> None:
-        """Delete a scan with all its labels."""
+        """Delete a scan with all its labels and facts, and leave a tombstone; ``on_gone`` is told.
+
+        A kill on the way is completed by the next opening.
+        """
         self._check_writable()
         with self._lock.hold():
-            case = self._case(case_id)
-            for tag in case.labels:
-                self._delete_label_files(case_id, tag)
-            delete(self._images_folder() / case.file_name)
-            self._change(lambda raw: {**raw, "objects": {k: v for k, v in raw["objects"].items() if k != case_id}})
+            file_name = self._case(case_id).file_name
+            tombstone = Tombstone(
+                case_id=case_id, deleted_at_s=time.time(), reason="deleted", file_name=file_name, is_pending=True
+            )
+            # Where a link leads stays; what was decoded of it is known by that place.
+            place = (self._images_folder() / file_name).resolve()
+            self.tombstones.put(tombstone)
+            self._finish_removal(tombstone)
+        self._tell_gone({case_id: place})
+
+    def set_aside_replaced(self) -> list[str]:
+        """Take labels off scans that are other ones than they were drawn on; the files are kept beside the tombstone.
+
+        Returns:
+            The cases. A file that was compressed anew or touched is the same scan.
+        """
+        if self.read_only:
+            return []
+        labelled = {case_id: case for case_id, case in self._snapshot().items() if case.labels}
+        scans = {case_id: self._images_folder() / case.file_name for case_id, case in labelled.items()}
+        unsure = {case_id: scan for case_id, scan in scans.items() if not self._identities.is_as_it_was(case_id, scan)}
+        if not unsure:
+            return []
+        with self._lock.hold():
+            replaced = [case_id for case_id, scan in unsure.items() if self._identities.is_replaced(case_id, scan)]
+            for case_id in replaced:
+                self._set_aside(case_id, labelled[case_id])
+            self._identities.note({case_id: scan for case_id, scan in unsure.items() if case_id not in replaced})
+        self._tell_gone({case_id: scans[case_id].resolve() for case_id in replaced})
+        return replaced
 
     def save_label(self, case_id: str, path: Path, tag: str = FINAL, info: Mapping[str, Any] | None = None) -> Path:
         """Store a label; one of the same case and tag is replaced.
@@ -289,6 +329,7 @@ class StudyStore:
                     publish_index()
                     self._pending.clear()
                 self._delete_label_files(case_id, tag, keep=target)
+                self._identities.note({case_id: self._images_folder() / self._case(case_id).file_name})
         return target
 
     def check_answer(self, case_id: str, tag: str) -> None:
@@ -358,12 +399,61 @@ class StudyStore:
             except DamagedIndexError:
                 self._index.recover()
             self._finish_interrupted_save()
+            for tombstone in self.tombstones.all().values():
+                if tombstone.is_pending:
+                    _logger.warning("completing the deletion of %s, which was interrupted", tombstone.case_id)
+                    self._finish_removal(tombstone)
             self._index.back_up()
         labels_folder = self._labels_folder()
         tag_folders = [labels_folder / tag for tag in self._listing(labels_folder).folders()]
         for folder in (self.folder, self._images_folder(), self._index.backup_path.parent, *tag_folders):
             sweep(folder)
         self._snapshot()
+        self.set_aside_replaced()
+
+    def _finish_removal(self, tombstone: Tombstone) -> None:
+        case_id, scan = tombstone.case_id, self._images_folder() / tombstone.file_name
+        for tag in self._listing(self._labels_folder()).folders():
+            self._delete_label_files(case_id, tag)
+        forget_facts(self.folder, case_id)
+        self._identities.forget(case_id)
+        delete(scan)
+        self._drop_entry(case_id)
+        self.tombstones.put(replace(tombstone, is_pending=False))
+
+    def _set_aside(self, case_id: str, case: StudyCase) -> None:
+        """The scan is another one: its predecessor's labels, and what else was known of it, are not this one's."""
+        now = time.time()
+        self.tombstones.put(Tombstone(case_id=case_id, deleted_at_s=now, reason="replaced", file_name=case.file_name))
+        folder = self.tombstones.label_folder(case_id, now)
+        for tag, label in case.labels.items():
+            (folder / tag).mkdir(parents=True, exist_ok=True)
+            for name in {case_id + extension for extension in (*LABEL_EXTENSIONS, label.extension)}:
+                if (self._label_folder(tag) / name).exists():
+                    shutil.move(self._label_folder(tag) / name, folder / tag / name)
+        self._drop_entry(case_id)
+        scan = self._images_folder() / case.file_name
+        if scan.stat().st_ctime - facts_changed_s(self.folder, case_id) > _IMPORT_S:
+            forget_facts(self.folder, case_id)
+        self._identities.forget(case_id)
+        _logger.warning(
+            "The scan of %s is another one than its labels were drawn on: they were set aside in %s and train nothing. "
+            "Where it is the same scan all the same, submit them again.",
+            case_id,
+            folder,
+        )
+
+    def _drop_entry(self, case_id: str) -> None:
+        raw = self._index.load()
+        self._index.save({**raw, "objects": {k: v for k, v in raw["objects"].items() if k != case_id}})
+
+    def _tell_gone(self, places: Mapping[str, Path]) -> None:
+        for case_id, scan in places.items():
+            for told in self.on_gone:
+                try:
+                    told(case_id, scan)
+                except MedaiError:
+                    _logger.exception("Something of %s, whose scan is gone, is left behind", case_id)
 
     def _check_writable(self) -> None:
         if self.read_only:
@@ -441,6 +531,9 @@ class StudyStore:
         return cases[case_id]
 
     def _label(self, case_id: str, tag: str) -> StudyLabel:
+        case = self._case(case_id)
+        if case.labels and not self._identities.is_as_it_was(case_id, self._images_folder() / case.file_name):
+            self.set_aside_replaced()
         labels = self._case(case_id).labels
         if tag not in labels:
             known = f"It has {', '.join(labels)}." if labels else "It has none."

@@ -42,7 +42,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,7 @@ class ScanCache:
         self._refused: OrderedDict[str, str] = OrderedDict()
         self._prefetching: set[Path] = set()
         self._closed = False
+        self._forgotten: set[str] = set()
         self._write_pause_s = write_pause_s
         self._on_unreadable = on_unreadable
         self._write_now_please = threading.Event()
@@ -129,16 +130,6 @@ class ScanCache:
         """Keep scans below a folder in memory alone: uploads that are here for a moment."""
         with self._lock:
             self._private += (folder.resolve(),)
-
-    def forget(self, path: Path) -> None:
-        """Drop what is kept of a scan, or of all below a folder, which may be gone already."""
-        real = path.resolve()
-        with self._lock:
-            for key, scan_path in list(self._paths.items()):
-                if scan_path == real or real in scan_path.parents:
-                    self._drop(key)
-        for image_path in self._folder.glob(f"{_path_part(real)}-*.npy"):
-            self._remove(image_path.stem)
 
     def get(self, path: Path, case_id: str = "") -> Volume:
         """The scan at a path, decoded at most once.
@@ -209,6 +200,26 @@ class ScanCache:
             self._prefetching.add(path)
             self._prefetcher.submit(self._prefetch_now, path, case_id)
 
+    def forget(self, path: Path) -> None:
+        """Drop what is kept of a scan, or of all below a folder, which may be gone already; volumes given stay valid."""
+        real = path.resolve()
+        part = f"{_path_part(real)}-"
+        with self._lock:
+            # What is just being decoded or waits to be written is not kept either.
+            self._forgotten.add(part)
+            for key, scan_path in list(self._paths.items()):
+                if scan_path == real or real in scan_path.parents:
+                    self._drop(key)
+        for image_path in self._folder.glob(f"{part}*.npy"):
+            self._remove(image_path.stem)
+
+    def keep_only(self, paths: Iterable[Path]) -> None:
+        """Drop the disk forms of all scans but these: of files that went away while nobody looked."""
+        kept = {_path_part(path.resolve()) for path in paths}
+        for image_path in self._folder.glob("*.npy"):
+            if image_path.stem.partition("-")[0] not in kept:
+                self._remove(image_path.stem)
+
     def close(self) -> None:
         """Finish decoding and writing, stop the threads and forget the open images. Volumes handed out stay valid."""
         with self._lock:
@@ -243,6 +254,8 @@ class ScanCache:
             if decoding is not None:
                 return decoding, False
             decoding = self._decodings[key] = Decoding()
+            # Whoever asks has a file there again.
+            self._forgotten.discard(f"{key.partition('-')[0]}-")
             return decoding, True
 
     def _decode(self, decoding: Decoding, path: Path, key: str, case_id: str) -> None:
@@ -270,7 +283,7 @@ class ScanCache:
         # An upload may be gone before all of it is decoded, and nobody will ask for it again.
         is_there = path.exists()
         with self._lock:
-            if self._closed or not is_there:
+            if self._closed or not is_there or self._is_forgotten(key):
                 return
             self._open[key] = volume
             self._paths[key] = path.resolve()
@@ -347,8 +360,12 @@ class ScanCache:
 
     def _write_now(self, key: str, volume: Volume, file_lock: FileLock) -> None:
         try:
+            if self._is_forgotten(key):
+                return
             self._make_room(key, volume.image_hu.nbytes)
             self._write(key, volume)
+            if self._is_forgotten(key):
+                self._remove(key)
             mapped = self._map(key)
             with self._lock:
                 if mapped is not None and key in self._open:
@@ -357,6 +374,9 @@ class ScanCache:
             _log.warning("the disk form of a scan could not be written: %s", error)
         finally:
             file_lock.release()
+
+    def _is_forgotten(self, key: str) -> bool:
+        return f"{key.partition('-')[0]}-" in self._forgotten
 
     def _write(self, key: str, volume: Volume) -> None:
         with atomic_path(self._folder / f"{key}.npy") as temporary, temporary.open("wb") as stream:
@@ -426,6 +446,10 @@ class ScanCache:
                 (self._folder / f"{name}{suffix}").unlink()
 
 
+def _path_part(real: Path) -> str:
+    return hashlib.sha256(os.fsencode(real)).hexdigest()[:24]
+
+
 def _key_of(path: Path) -> str:
     """``<hash of the path>-<hash of what is there>``; a folder is known by all its files."""
     try:
@@ -437,7 +461,3 @@ def _key_of(path: Path) -> str:
     except OSError as error:
         raise StorageError(f"{path.name} cannot be read: {disk_words(error)}.") from error
     return f"{_path_part(real)}-{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}"
-
-
-def _path_part(real: Path) -> str:
-    return hashlib.sha256(os.fsencode(real)).hexdigest()[:24]
