@@ -252,3 +252,57 @@ def test_leftovers_of_a_killed_writer_are_swept(tmp_path, scans, open_cache):
 def test_negative_bounds_are_refused(tmp_path):
     with pytest.raises(InputError, match="use 0 or more"):
         ScanCache(tmp_path, memory_bytes=-1, disk_bytes=0)
+
+
+def test_a_forgotten_scan_is_nowhere(tmp_path, scans, open_cache, decodes):
+    cache = open_cache()
+    held = cache.get(scans[0])
+    cache.get(scans[1])
+    cache.close()
+    cache = open_cache()
+    cache.get(scans[0])
+    cache.forget(scans[0].resolve())
+    assert cache.find_open(scans[0]) is None
+    assert len(disk_entries(tmp_path)) == 1
+    # What was handed out stays valid; whoever asks again has a file there again.
+    assert held.image_hu.shape == (10, 11, 12)
+    decodes.clear()
+    cache.get(scans[0])
+    assert decodes == ["case_0.nii.gz"]
+    cache.close()
+    assert len(disk_entries(tmp_path)) == 2
+
+
+def test_what_is_forgotten_before_it_was_written_is_never_written(tmp_path, scans, open_cache):
+    cache = open_cache(write_pause_s=30.0)
+    cache.get(scans[0])
+    cache.forget(scans[0].resolve())
+    cache.close()
+    assert disk_entries(tmp_path) == []
+
+
+def test_only_what_is_still_there_is_kept_on_disk(tmp_path, scans, open_cache):
+    cache = open_cache()
+    for path in scans:
+        cache.get(path)
+    cache.close()
+    assert len(disk_entries(tmp_path)) == 4
+    open_cache().keep_only(scans[2:])
+    assert len(disk_entries(tmp_path)) == 2
+
+
+def test_what_cannot_be_decoded_is_told_with_its_case(tmp_path, scans):
+    told = []
+    scans[0].write_bytes(scans[0].read_bytes()[:200])
+    cache = ScanCache(
+        tmp_path / "cache",
+        memory_bytes=PLENTY,
+        disk_bytes=PLENTY,
+        on_unreadable=lambda case_id, path, error: told.append((case_id, path.name, str(error))),
+    )
+    with pytest.raises(InputError, match="damaged or truncated"):
+        cache.get(scans[0], "case_0")
+    with pytest.raises(InputError):
+        cache.get(scans[0])
+    cache.close()
+    assert [each[:2] for each in told] == [("case_0", "case_0.nii.gz")]
