@@ -201,7 +201,7 @@ class ScanCache:
             self._prefetcher.submit(self._prefetch_now, path, case_id)
 
     def forget(self, path: Path) -> None:
-        """Drop what is kept of a scan, or of all below a folder, which may be gone already; volumes given stay valid."""
+        """Drop what is kept of a scan, or of all below a folder, which may be gone already; open volumes last."""
         real = path.resolve()
         part = f"{_path_part(real)}-"
         with self._lock:
