@@ -149,3 +149,17 @@ def test_where_nothing_is_accepted_the_answer_says_why(served, labelled):
     reply = served.client.get("/datastore/dataset")
     assert reply.status_code == HTTPStatus.NOT_FOUND
     assert ("flagged by chief" if labelled else "no case of this study has a final label") in reply.json()["detail"]
+
+
+def test_nodules_of_a_file_put_into_the_study_are_rated_with_their_names(served):
+    folder = served.study / "labels" / "final"
+    folder.mkdir(parents=True)
+    affine = affines()["case.axial"]
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ (5, 6, 8) + affine[:3, 3]
+    cut = np.ascontiguousarray(box()[5:12, 6:13, 8:13])
+    segmentation_file(folder / "case.axial.seg.nrrd", [cut], moved, [("upper M4", 1, 0)])
+    reply = served.client.post("/infer/nodule_classification?image=case.axial&output=json", data={"params": "{}"})
+    assert reply.status_code == HTTPStatus.OK, reply.text
+    assert reply.json()["nodules_of"] == "submitted label"
+    assert [row["segment"] for row in reply.json()["nodules"]] == ["upper M4"]
