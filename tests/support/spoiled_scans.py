@@ -141,6 +141,9 @@ HONEST: dict[str, Change] = {
 
 HONEST_WHOLE: dict[str, Change] = {
     "one lung": _one_lung,
+    "filled with -2048, then noise of 90 HU": lambda hu: _int16(
+        _padded(hu, -2048, 0.2) + np.random.default_rng(6).normal(0, 90, hu.shape)
+    ),
     "few slices": lambda hu: hu[:, :, hu.shape[2] // 2 - 2 : hu.shape[2] // 2 + 2],
     "every third slice": lambda hu: hu[:, :, ::3],
     "body cut out, -1024 around": lambda hu: _int16(np.where(hu < -985, -1024, hu)),

@@ -18,6 +18,10 @@ LEAST_LUNG_SHARE = 0.003
 """Of the body. Whole chests have 0.1 to 0.5, a trunk with one aerated lung 0.02; a head's mastoid cells, bowel and the
 edges of air pockets stay below 0.001."""
 
+LUNG_SHARE_BESIDE_FILL = 0.05
+"""Where a part of a scan seems darker than air, a blurred fill, there must be lung that nobody can doubt: in doubled
+values what is a mass or the rim of the lung looks like some."""
+
 _NOT_BODY_HU = -300.0
 _PATCH_MM = 10.0
 

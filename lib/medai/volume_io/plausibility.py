@@ -15,10 +15,10 @@ from medai.errors import UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.hounsfield import figures_of, is_whole_body, value_fault
 from medai.volume_io.likely_cause import likely_cause
-from medai.volume_io.lung_share import LEAST_LUNG_SHARE, LUNG_LIKE_HU, lung_share
+from medai.volume_io.lung_share import LEAST_LUNG_SHARE, LUNG_LIKE_HU, LUNG_SHARE_BESIDE_FILL, lung_share
 from medai.volume_io.options import ReadOptions
 from medai.volume_io.readers import read_volume
-from medai.volume_io.voxel_sample import sample_voxels
+from medai.volume_io.voxel_sample import VoxelSample, sample_voxels, without_fill
 
 SPACING_MM = (0.1, 20.0)
 """Voxel sizes outside this are a wrong unit of length: a 2048 matrix over one lung has 0.08 mm, metres have 0.0007."""
@@ -57,6 +57,8 @@ def check_chest_ct(volume: Volume) -> None:
     whole_body = is_whole_body(sample)
     fault = value_fault(figures_of(sample.values), is_whole_body=whole_body)
     if fault:
+        if whole_body and _is_chest(without_fill(sample)):
+            return
         cause = likely_cause(sample, is_whole_body=whole_body)
         raise UnsupportedScanError(
             f"This does not look like a chest CT in Hounsfield units: {fault}. It looks like {cause}."
@@ -70,6 +72,14 @@ def check_chest_ct(volume: Volume) -> None:
             f"{LUNG_LIKE_HU[1]:g} HU over a centimetre; in a chest it is {LEAST_LUNG_SHARE:.1%} or more, mostly above "
             "10 %. It looks like a scan of the head, the abdomen or another region: take the series of the chest."
         )
+
+
+def _is_chest(sample: VoxelSample) -> bool:
+    """True where a picture of a body holds tissue and lung at their values."""
+    values = sample.values
+    if not values.size or value_fault(figures_of(values), is_whole_body=True):
+        return False
+    return lung_share(sample) >= LUNG_SHARE_BESIDE_FILL
 
 
 def _check_size(geometry: VolumeGeometry) -> None:

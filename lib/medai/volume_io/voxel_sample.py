@@ -7,6 +7,7 @@ many voxels share and that stands alone below all others.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +18,14 @@ from medai.domain import Volume
 SAMPLE_MM = 4.0
 """Every so many millimetres a voxel is looked at; finer in small scans."""
 
-_FEWEST, _MOST = 40_000, 1_000_000
+_FEWEST, _MOST = 40_000, 250_000
 _FILL_SHARE = 0.002
 _FILL_GAP_HU = 200.0
 _HIGHEST_FILL_HU = -900.0
 """Nothing is filled in with the value of lung."""
 _FILL_NEIGHBOURS = 0.1
 _FILLS = 2
+_BLURRED_FILL_HU = -1500.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,6 +86,11 @@ def sample_voxels(volume: Volume) -> VoxelSample:
     size_mm = (image.shape[0] * a, image.shape[1] * b, image.shape[2] * c)
     between = (a * step[0], b * step[1], c * step[2])
     return VoxelSample(single=single, smooth=smooth, measured=measured, spacing_mm=between, size_mm=size_mm)
+
+
+def without_fill(sample: VoxelSample) -> VoxelSample:
+    """The sample without what is far darker than air: a fill that noise, resampling or compression has blurred."""
+    return dataclasses.replace(sample, measured=sample.measured & (sample.smooth > _BLURRED_FILL_HU))
 
 
 def _steps(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, int, int]:
