@@ -150,7 +150,7 @@ def collect_examples(
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
     if not case_ids and not StudyStore(study.folder, read_only=True).image_ids():
-        raise InputError(missing_scans_words(study.folder))
+        raise InputError(f"No case of this study can be learnt from. {missing_scans_words(study.folder)}")
     if not train or not held_back:
         raise InputError(_too_few(len(examples), skipped, has_train=bool(train), needed=needed))
     return LabelledExamples(
