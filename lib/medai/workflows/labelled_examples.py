@@ -149,10 +149,11 @@ def collect_examples(
         del examples[case_id]
     train = [case_id for case_id in examples if placed[case_id] == "train"]
     held_back = [case_id for case_id in examples if placed[case_id] == "validation"]
-    if not case_ids and not StudyStore(study.folder, read_only=True).image_ids():
-        raise InputError(f"No case of this study can be learnt from. {missing_scans_words(study.folder)}")
     if not train or not held_back:
-        raise InputError(_too_few(len(examples), skipped, has_train=bool(train), needed=needed))
+        words = _too_few(len(examples), skipped, has_train=bool(train), needed=needed)
+        if not case_ids and not StudyStore(study.folder, read_only=True).image_ids():
+            words = f"{words} {missing_scans_words(study.folder)}"
+        raise InputError(words)
     return LabelledExamples(
         train=tuple(example for case_id in train for example in examples[case_id]),
         held_back=tuple(example for case_id in held_back for example in examples[case_id]),
