@@ -179,10 +179,16 @@ def check_promise(source: VoxelSource, layout: VoxelLayout, budget: ReadBudget) 
         fewest = 2 * layout.byte_count
     elif source.encoding == "text":
         fewest = 2 * math.prod(layout.shape) - 1
-    # First what may never be read, however whole the file is.
-    budget.check(layout.shape, layout.dtype.itemsize, source.name)
+    beyond = ""
+    try:
+        budget.check(layout.shape, layout.dtype.itemsize, source.name)
+    except InputError as error:
+        beyond = str(error)
     if skip < 0 or fewest > size:
-        raise InputError(_truncated(source.name, layout.byte_count))
+        # Most headers that promise too much are damaged ones: both is said.
+        raise InputError(" ".join(filter(None, (_truncated(source.name, layout.byte_count), beyond))))
+    if beyond:
+        raise InputError(beyond)
     if source.encoding != "raw" and skip > _LARGEST_SKIP_BYTES:
         raise InputError(
             f"{source.name} has a damaged header: its voxels begin {skip} bytes after the start of the stream. "
