@@ -113,7 +113,8 @@ def read_format(path: Path, dataset: Any, syntax: Any, stream: BinaryIO, *, is_d
         )
     if problem:
         return problem
-    found = _find_pixels(stream, syntax, shape_ij, allocated // 8, frame_count)
+    padding = _padding(values, allocated, representation == 1)
+    found = "; ".join(values.problems) or _find_pixels(stream, syntax, shape_ij, allocated // 8, frame_count)
     if isinstance(found, str):
         return found
     start, size = found
@@ -132,7 +133,7 @@ def read_format(path: Path, dataset: Any, syntax: Any, stream: BinaryIO, *, is_d
         high_bit=high,
         is_signed=representation == 1,
         overlay_mask=_overlay_mask(dataset, allocated, stored, high),
-        padding=_padding(dataset, allocated, representation == 1),
+        padding=padding,
     )
 
 
@@ -198,6 +199,11 @@ def _find_pixels(
         problem = "a truncated image"
     elif length < size:
         problem = f"a truncated image: {length} bytes of pixels instead of {size}"
+    elif length >= size + size // frame_count:
+        problem = (
+            f"{length} bytes of pixels where {frame_count} frames of {shape_ij[0]}×{shape_ij[1]} pixels of "
+            f"{8 * sample_bytes} bits have {size}"
+        )
     return problem or (data_start, size)
 
 
@@ -212,12 +218,12 @@ def _overlay_mask(dataset: Any, allocated: int, stored: int, high: int) -> int:
     return mask
 
 
-def _padding(dataset: Any, bits: int, is_signed: bool) -> tuple[int, int] | None:
-    value = dataset.get("PixelPaddingValue", None)
-    if value in (None, ""):
+def _padding(values: HeaderValues, bits: int, is_signed: bool) -> tuple[int, int] | None:
+    value = values.number("PixelPaddingValue")
+    if value is None:
         return None
-    limit = dataset.get("PixelPaddingRangeLimit", None)
-    ends = sorted(_as_stored(int(v), bits, is_signed) for v in (value, value if limit in (None, "") else limit))
+    limit = values.number("PixelPaddingRangeLimit")
+    ends = sorted(_as_stored(int(v), bits, is_signed) for v in (value, value if limit is None else limit))
     return (ends[0], ends[1])
 
 

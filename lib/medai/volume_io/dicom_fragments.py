@@ -39,14 +39,13 @@ def walk_fragments(
     """
     start = position
     size = stream.seek(0, os.SEEK_END)
-    fragment_count = -1
+    fragment_count, picture_count = -1, 0
     while position + 8 <= size:
         stream.seek(position)
         group, element, length = struct.unpack("<HHI", stream.read(8))
         if (group, element) == _DELIMITER:
-            if fragment_count < frame_count:
-                return f"a truncated image: {max(0, fragment_count)} of its {frame_count} frames"
-            return start, position - start
+            found = fragment_count if rle_bytes else picture_count
+            return _wrong_count(fragment_count, found, frame_count) or (start, position - start)
         if (group, element) != _ITEM or length == _UNDEFINED_LENGTH:
             return "a truncated image"
         fragment_count += 1
@@ -55,8 +54,23 @@ def walk_fragments(
                 return "a damaged image"
             if not rle_bytes and not _is_sound_picture(stream, length, shape_ij):
                 return "a damaged image"
+            picture_count += _begins_picture(stream, position + 8)
         position += 8 + length
     return "a truncated image"
+
+
+def _wrong_count(fragment_count: int, found: int, frame_count: int) -> str:
+    if fragment_count < frame_count:
+        return f"a truncated image: {max(0, fragment_count)} of its {frame_count} frames"
+    if found > frame_count:
+        return f"{found} compressed frames where its header counts {frame_count} (NumberOfFrames)"
+    return ""
+
+
+def _begins_picture(stream: BinaryIO, position: int) -> bool:
+    """True where a fragment is the first of a picture: neither mark can occur within one."""
+    stream.seek(position)
+    return stream.read(2) in (_JPEG_START, _JPEG_2000_START)
 
 
 def _is_sound_picture(stream: BinaryIO, length: int, shape_ij: tuple[int, int]) -> bool:

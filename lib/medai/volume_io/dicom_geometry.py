@@ -79,7 +79,8 @@ def plan_stack(frames: Sequence[Frame], options: ReadOptions, name: str) -> Stac
     spacing_ij_mm = np.asarray(frames[0].spacing_ij_mm, dtype=np.float64)
     groups, origins_lps_mm = _sort_and_group(frames, normal)
     if len(groups) < 2:
-        raise UnsupportedScanError(f"{name} has one slice; a scan needs at least two at different positions.")
+        where = "one slice" if len(frames) == 1 else f"{len(frames)} images at one position (ImagePositionPatient)"
+        raise UnsupportedScanError(f"{name} has {where}; a scan needs at least two at different positions.")
     positions_mm = origins_lps_mm @ normal
     off_ij_mm = (origins_lps_mm - origins_lps_mm[0]) @ np.stack([row, column]).T
     shifts_ij = _shifts(off_ij_mm / spacing_ij_mm, off_ij_mm, positions_mm, options, name)

@@ -91,9 +91,14 @@ TRAIT_KEYWORDS = (
 )
 """All that may; the values of the others are compared and never shown."""
 
+FILE_OF_FRAMES = "SOPInstanceUID"
+"""A trait of the frames of multi-frame files alone: a file holds the frames of one pass."""
+
 _INDEX_CLASS = "1.2.840.10008.1.3.10"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _LARGEST_INFLATED = 1 << 31
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _DAMAGE = (
     OSError,
@@ -204,6 +209,12 @@ def looks_like_dicom(path: Path) -> bool:
     return head[128:] == b"DICM" or (head[:2] in (b"\x08\x00", b"\x02\x00") and head[3:4] == b"\x00")
 
 
+def is_meant_as_dicom(path: Path) -> bool:
+    """True for a DICOM file, and for what is called one: a slice that was copied empty is missed, not passed over."""
+    is_called_so = path.suffix.lower() in _DICOM_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return is_called_so or looks_like_dicom(path)
+
+
 def is_dicom_index(path: Path) -> bool:
     """True for a DICOMDIR, by its name and first bytes."""
     if path.name.upper() != "DICOMDIR" or not path.is_file():
@@ -272,8 +283,10 @@ def _describe(path: Path, dataset: Any, syntax: Any, stream: BinaryIO, *, is_def
     header = {keyword: text for keyword in HEADER_KEYWORDS if (text := values.shown(keyword))}
     pixels = read_format(path, dataset, syntax, stream, is_deflated=is_deflated)
     problem = pixels if isinstance(pixels, str) else ""
-    found = None if isinstance(pixels, str) else pixels
-    patient_key = patient_key_of(str(dataset.get("PatientID", "") or "") or values.text("PatientName"))
+    if groups and not problem and len(groups) > values.whole("NumberOfFrames", 1):
+        problem = f"{len(groups)} descriptions of frames where its header counts {values.text('NumberOfFrames')}"
+    found = None if isinstance(pixels, str) or problem else pixels
+    patient_key = patient_key_of(str(dataset.get("PatientID", "") or ""))
     frames: list[Frame] = []
     if "Rows" in dataset and "Columns" in dataset:
         # A count that the pixels do not bear out is a problem already; it is not counted up to.
@@ -288,7 +301,7 @@ def _describe(path: Path, dataset: Any, syntax: Any, stream: BinaryIO, *, is_def
         frames=tuple(frames),
         problem=problem,
         header=header,
-        patient_key=patient_key_of(str(dataset.get("PatientID", "") or "")),
+        patient_key=patient_key,
         transfer_syntax=str(syntax.name),
         is_index="DirectoryRecordSequence" in dataset
         or str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")) == _INDEX_CLASS,
@@ -318,12 +331,23 @@ def _frame(
         kind=kind,
         problem=file_problem or "; ".join(dict.fromkeys(values.problems)),
         not_hu=not_hu,
-        traits={keyword: text for keyword in TRAIT_KEYWORDS if (text := values.text(keyword))},
+        traits=_traits(values),
         instance_uid=values.text("SOPInstanceUID"),
         instance_number=instance_number,
         patient_key=patient_key,
         study_uid=values.text("StudyInstanceUID"),
     )
+
+
+def _traits(values: HeaderValues) -> dict[str, str]:
+    """What may tell scans apart; of frames of one file also which file it is."""
+    found = {keyword: text for keyword in TRAIT_KEYWORDS if (text := values.text(keyword))}
+    if not found.get("PatientName", "").isascii():
+        # Files of one scan may be in different character sets.
+        found["PatientName"] = values.shown("PatientName")
+    if values.per_frame is not None:
+        found[FILE_OF_FRAMES] = values.text("SOPInstanceUID")
+    return found
 
 
 def patient_words(path: Path) -> set[str]:

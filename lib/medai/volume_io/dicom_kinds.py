@@ -133,14 +133,19 @@ _DERIVATIONS = {
 }
 _HOUNSFIELD_UNIT_CODES = {"[hnsf'U]", "[hnsf'u]"}
 _FREE_TEXT = (
-    (re.compile(r"\b(MAX(IMUM)?[ -]?(IP|INTENSITY)|MIP)\b"), _MIP),
-    (re.compile(r"\bMIN(IMUM)?[ -]?(IP|INTENSITY)\b"), _MINIP),
-    (re.compile(r"\bIODINE\b(?! CONTRAST)|\bIOD(O|E)?[ -]?MAP|\bPBV\b"), _IODINE),
-    (re.compile(r"\bVNC\b|\bVIRTUAL (NON|UN)"), _VNC),
+    (re.compile(r"\b(MAX(IMUM)?[ -]?(IPS?|INTENSITY)|MIPS?)\b"), _MIP),
+    (re.compile(r"\b(MIN(IMUM)?[ -]?(IPS?|INTENSITY)|MNIPS?)\b"), _MINIP),
+    # Iodine given to the patient is contrast medium.
+    (
+        re.compile(r"(?<!WITH )(?<!W )(?<!POST )\bIODINE\b(?! CONTRAST| INJECT| \d+ ?ML)|\bIOD(O|E)?[ -]?MAP|\bPBV\b"),
+        _IODINE,
+    ),
+    (re.compile(r"\bVNCA?\b|\bVIRTUAL (NON|UN)|\bGSI VUE\b|\bCALCIUM[ -]SUPP"), _VNC),
+    (re.compile(r"\bURIC ACID\b|\bMD[ :]+(IODINE|WATER|CALCIUM|FAT|HAP)\b|\b(WATER|CALCIUM|FAT|HAP) ?\("), _MAP),
     (re.compile(r"\bZ[ -]?EFF\b|\bEFFECTIVE (Z|ATOMIC)\b"), _EFFECTIVE_Z),
     (re.compile(r"\bELECTRON DENSITY\b"), _DENSITY),
     (re.compile(r"\bSUBTRACT(ION|ED)\b"), _SUBTRACTION),
-    (re.compile(r"\b(CBF|CBV|MTT|TTP|TMAX)\b|\bPERFUSION MAP"), _PERFUSION),
+    (re.compile(r"\b(CBF|CBV|MTT|TTP|TMAX)\b|\bPERFUSION MAP|\bPERFUSED BLOOD|\bBLOOD (FLOW|VOLUME)\b"), _PERFUSION),
 )
 _CAPTURE_CLASSES = "1.2.840.10008.5.1.4.1.1.7"
 

@@ -4,7 +4,8 @@ Slices flow through generators, so no more than two of them exist beside the vol
 decoded whole: GDCM knows no other way).
 
 Voxels outside the scanner's field (PixelPaddingValue, up to PixelPaddingRangeLimit) become −1024 HU, the value of air
-in which CT scanners clip; so does what a tilt correction uncovers.
+in which CT scanners clip; so does what a tilt correction uncovers. A padding value that is one of tissue too
+(converters to Hounsfield units leave the 0 of the scanner's numbers) counts at the corners of the picture alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from medai.volume_io.voxel_stream import HU_TYPES, VoxelBuilder
 _log = logging.getLogger(__name__)
 
 AIR_HU = -1024
+_TISSUE_HU = (-900.0, 400.0)
+"""Lung to blood with contrast: what a scan measures."""
 
 
 def read_stack(plan: StackPlan, name: str) -> NDArray[np.generic]:
@@ -116,5 +119,22 @@ class _Decoder:
         else:
             image_hu = stored * np.float64(frame.slope) + np.float64(frame.intercept)
         if padding is not None:
-            image_hu[padding] = AIR_HU
+            image_hu[_at_corners(padding) if _is_tissue_too(frame) else padding] = AIR_HU
         return image_hu
+
+
+def _is_tissue_too(frame: Frame) -> bool:
+    """True where the padding of a frame has the value of tissue."""
+    if frame.pixels is None or frame.pixels.padding is None:
+        return False
+    low, high = (stored * frame.slope + frame.intercept for stored in frame.pixels.padding)
+    return low < _TISSUE_HU[1] and high > _TISSUE_HU[0]
+
+
+def _at_corners(padding: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The parts of a mask that reach a corner of the picture, as what lies outside a circle does."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(padding)
+    corners = parts[[0, 0, -1, -1], [0, -1, 0, -1]]
+    return np.asarray(np.isin(parts, corners[corners > 0]))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medai.volume_io.dicom_headers import SHOWN_TRAITS, TRAIT_KEYWORDS, Frame
+from medai.volume_io.dicom_headers import FILE_OF_FRAMES, SHOWN_TRAITS, TRAIT_KEYWORDS, Frame
 
 SAME_POSITION_MM = 0.01
 _SAME_DIRECTION = 1e-3
@@ -35,7 +35,7 @@ _FEWEST_SLICES = 3
 _LONGEST_LABEL = 40
 
 _PERSON_KEYWORDS = ("PatientBirthDate", "PatientSex", "PatientName")
-_KEYWORDS = tuple(keyword for keyword in TRAIT_KEYWORDS if keyword not in _PERSON_KEYWORDS)
+_KEYWORDS = (*(keyword for keyword in TRAIT_KEYWORDS if keyword not in _PERSON_KEYWORDS), FILE_OF_FRAMES)
 # Values that change from slice to slice of one scan, or are free text, explain contended positions but no pattern.
 _TOO_RESTLESS = {"ContentTime", "ImageComments", "DerivationDescription", "ReconstructionTargetCenterPatient"}
 _PATTERN_KEYWORDS = tuple(keyword for keyword in _KEYWORDS if keyword not in _TOO_RESTLESS)
@@ -107,7 +107,8 @@ def _plain(value: str) -> str:
 
 def _by_identity(frames: Sequence[Frame], what: str, value: Callable[[Frame], str]) -> list[ScanPart] | None:
     groups = _grouped(frames, value)
-    if len(groups) < 2:
+    # What some slices lack has been removed from them: it tells nobody apart.
+    if len(groups) - ("" in groups) < 2:
         return None
     if len(groups) > len(frames) / 2:
         keyword, plural = ("PatientID", "patients") if what == "patient" else ("StudyInstanceUID", "studies")
@@ -180,9 +181,13 @@ def _by_position(frames: Sequence[Frame]) -> list[ScanPart] | None:
     if stack.contended:
         return _by_contention(stack)
     is_uneven = not _is_even(np.sort(stack.positions_mm))
+    is_one_count = not is_uneven and _is_counted_through(stack)
     for keyword in _PATTERN_KEYWORDS:
-        values = [frame.traits.get(keyword, "") for frame in frames]
-        if 2 <= len(set(values)) <= len(frames) / _FEWEST_SLICES:
+        values = {frame.traits.get(keyword, "") for frame in frames}
+        if "" in values and is_one_count:
+            # What some slices merely lack does not divide what is even and numbered from end to end.
+            continue
+        if 2 <= len(values) <= len(frames) / _FEWEST_SLICES:
             groups = _grouped(frames, _trait(keyword))
             if _are_interleaved(list(groups.values())) or (is_uneven and _are_stacks_apart(list(groups.values()))):
                 return _trait_parts(groups, keyword)
@@ -273,6 +278,13 @@ def _passes(stack: _Stack) -> list[ScanPart] | None:
             if _overlap_most([stack.positions_mm[run] for run in runs]):
                 return parts
     return None
+
+
+def _is_counted_through(stack: _Stack) -> bool:
+    """True where InstanceNumber rises, or falls, from one end of the stack to the other."""
+    numbers = [stack.frames[n].instance_number for n in np.argsort(stack.positions_mm)]
+    steps = np.diff([np.nan if number is None else number for number in numbers])
+    return bool(np.all(steps > 0) or np.all(steps < 0))
 
 
 def _runs(ordered: Sequence[int], positions_mm: NDArray[np.float64]) -> list[list[int]]:

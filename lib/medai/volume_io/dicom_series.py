@@ -13,7 +13,15 @@ from medai.errors import InputError, UnsupportedScanError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.dicom_beside import LeftOutFiles, without_beside
 from medai.volume_io.dicom_geometry import StackPlan, plan_stack
-from medai.volume_io.dicom_headers import DicomFile, Frame, is_dicom_index, looks_like_dicom, read_dicom_file
+from medai.volume_io.dicom_headers import (
+    DicomFile,
+    Frame,
+    is_dicom_index,
+    is_meant_as_dicom,
+    looks_like_dicom,
+    patient_key_of,
+    read_dicom_file,
+)
 from medai.volume_io.dicom_index import read_index
 from medai.volume_io.dicom_kinds import BESIDE_KINDS, document_kind, plural_of
 from medai.volume_io.dicom_pixels import read_stack
@@ -87,9 +95,12 @@ class DicomSeries:
     @property
     def origin(self) -> str:
         """SHA-256 that identifies the scan: its series UID, patient, study, and its part of the series."""
-        first = self.frames[0] if self.frames else None
-        facts = (self.series_instance_uid, first.patient_key if first else self.patient_key,
-                 first.study_uid if first else "", self.part_key)  # fmt: skip
+        # Some slices may lack an id that the others have; a patient without one is known by the name.
+        patient_key = _first(frame.patient_key for frame in self.frames) or patient_key_of(
+            _first(frame.traits.get("PatientName", "") for frame in self.frames)
+        )
+        study_uid = _first(frame.study_uid for frame in self.frames)
+        facts = (self.series_instance_uid, patient_key if self.frames else self.patient_key, study_uid, self.part_key)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @property
@@ -122,7 +133,7 @@ def find_series(folder: Path) -> list[DicomSeries]:
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder '{folder}'. Check the path.")
-    return group_series(path for path in find_files(folder).files if looks_like_dicom(path))
+    return group_series(path for path in find_files(folder).files if is_meant_as_dicom(path))
 
 
 def series_at(path: Path) -> list[DicomSeries]:
@@ -151,7 +162,7 @@ def series_at(path: Path) -> list[DicomSeries]:
         return _series_of_index(path)
     if len(file.frames) > 1:
         return group_series([path])
-    beside = group_series(sorted(other for other in path.parent.iterdir() if looks_like_dicom(other)))
+    beside = group_series(sorted(other for other in path.parent.iterdir() if is_meant_as_dicom(other)))
     return [series for series in beside if any(frame.path == path for frame in series.frames)] or [
         series for series in beside if any(other.path == path for other in series.files)
     ]
@@ -255,6 +266,11 @@ def plan_series(series: DicomSeries, options: ReadOptions) -> StackPlan:
     return plan
 
 
+def _first(texts: Iterable[str]) -> str:
+    """The first that is not empty, or ""."""
+    return next(filter(None, texts), "")
+
+
 def _short_number(text: str) -> str:
     """2.500000 as 2.5; a damaged value as it is."""
     try:
@@ -288,7 +304,7 @@ def _scans_of(files: Sequence[DicomFile], damaged: Sequence[Path]) -> list[Dicom
                 files=tuple(by_path[path] for path in own),
                 frames=part.frames,
                 header=dict(first.header),
-                patient_key=first.patient_key,
+                patient_key=_first(by_path[path].patient_key for path in own),
                 damaged_names=tuple(path.name for path in damaged if path.parent in folders),
                 part=part.label,
                 part_key=part.key,

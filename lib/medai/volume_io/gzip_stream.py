@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 GZIP_LEVEL = 2
 _PIECE_BYTES = 256 << 10
+_GZIP_START = b"\x1f\x8b"
 
 DAMAGED_STREAM_ERRORS: tuple[type[Exception], ...] = (
     EOFError,
@@ -48,8 +49,11 @@ def open_stream(raw: IO[bytes], encoding: str) -> contextlib.AbstractContextMana
 
     Args:
         raw: an unbuffered file.
-        encoding: "raw", "gzip", "zlib" or "bzip2".
+        encoding: "raw", "gzip", "gzip and more", "zlib" or "bzip2". "gzip and more" ends where no further member
+            begins, as gzip itself reads it; isal looks ahead and fails on what follows.
     """
+    if encoding == "gzip and more":
+        return cast("IO[bytes]", _GzipMembers(raw))
     if encoding == "gzip":
         return open_inflated(raw)
     if encoding == "zlib":
@@ -70,6 +74,11 @@ def check_end_of_stream(stream: IO[bytes]) -> None:
     except gzip.BadGzipFile as error:
         if not str(error).startswith("Not a gzipped file"):
             raise
+
+
+def is_followed(error: Exception) -> bool:
+    """True for what isal raises where something else than a further member follows a gzip stream."""
+    return isinstance(error, EOFError) or str(error).startswith("Not a gzipped file")
 
 
 def inflated_size(stream: IO[bytes], largest: int) -> int:
@@ -110,6 +119,37 @@ class _ZlibStream(io.RawIOBase):
                 view[: len(found)] = found
                 return len(found)
         return 0
+
+
+class _GzipMembers(io.RawIOBase):
+    """The members of a gzip stream, up to whatever else follows them; each verifies its checksum."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Inflate at most as many bytes as the buffer takes; 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        while True:
+            if self._inflater.eof:
+                rest = self._inflater.unused_data or self._raw.read(_PIECE_BYTES)
+                if rest[:2] != _GZIP_START:
+                    return 0
+                self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            else:
+                rest = self._inflater.unconsumed_tail or self._raw.read(_PIECE_BYTES)
+                if not rest:
+                    raise EOFError("the compressed voxels end early")
+            found = self._inflater.decompress(rest, len(view))
+            if found:
+                view[: len(found)] = found
+                return len(found)
 
 
 def fortran_bytes(voxels: NDArray[Any]) -> memoryview:

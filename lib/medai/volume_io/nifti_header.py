@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from medai.errors import GeometryError, InputError
 from medai.geometry import VolumeGeometry
 from medai.volume_io.axes import file_geometry
-from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, open_inflated
+from medai.volume_io.gzip_stream import DAMAGED_STREAM_ERRORS, open_stream
 
+_GZIP_START = b"\x1f\x8b"
 _HEADER_BYTES = {348: 1, 540: 2}
 _SMALLEST_OFFSET = {1: 352, 2: 544}
 _ORTHONORMAL_TOLERANCE = 1e-4
@@ -80,14 +81,18 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         slope=slope,
         intercept=intercept,
         offset=_offset(fields, version),
-        is_for_slicer=version == 1 and float(fields["vox_offset"]) >= _SMALLEST_OFFSET[version],
+        is_for_slicer=version == 1
+        and float(fields["vox_offset"]) >= _SMALLEST_OFFSET[version]
+        # It inflates by the name, and reads what is not compressed under either one.
+        and (path.name.lower().endswith(".gz") or not is_gzipped(path)),
         notes=notes,
     )
 
 
 def is_gzipped(path: Path) -> bool:
-    """True by the ending of the name."""
-    return path.name.lower().endswith(".gz")
+    """True by the first bytes: names are wrong either way round."""
+    with path.open("rb") as stream:
+        return stream.read(2) == _GZIP_START
 
 
 def _fields(path: Path) -> tuple[Any, int]:
@@ -97,8 +102,9 @@ def _fields(path: Path) -> tuple[Any, int]:
     try:
         with path.open("rb", buffering=0) as raw:
             if is_gzipped(path):
-                with open_inflated(raw) as stream:
-                    block = stream.read(max(_HEADER_BYTES))
+                # Looking ahead in a small file, isal would stumble over what follows its end.
+                with open_stream(raw, "gzip and more") as stream:
+                    block = _read_up_to(stream, max(_HEADER_BYTES))
             else:
                 block = raw.read(max(_HEADER_BYTES))
     except DAMAGED_STREAM_ERRORS as error:
@@ -120,6 +126,13 @@ def _fields(path: Path) -> tuple[Any, int]:
         f"{path.name} is not a readable NIfTI file: its header says that it is {struct.unpack_from('<i', block)[0]} "
         "bytes long, not 348 or 540. Export the scan as .nii.gz."
     )
+
+
+def _read_up_to(stream: IO[bytes], count: int) -> bytes:
+    block = b""
+    while len(block) < count and (piece := stream.read(count - len(block))):
+        block += piece
+    return block
 
 
 def _check_magic(magic: bytes, version: int, name: str) -> None:

@@ -130,9 +130,28 @@ def _own_faults(path: Path) -> Iterator[None]:
         raise StorageError(f"{path.name} cannot be read: {disk_words(error)}.") from error
 
 
+def _refuse_placeholder(path: Path) -> None:
+    """Refuse what stands for a file that was never fetched, whatever its name promises."""
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        head = stream.read(64).lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"'{path.name}' is a Git LFS pointer: it names the scan, which has not been fetched. Fetch it with "
+            "'git lfs pull'."
+        )
+    if head.startswith((b"<!doctype html", b"<html")):
+        raise InputError(
+            f"'{path.name}' is a web page, such as a server sends instead of a file that is not there or needs a "
+            "login. Download the scan again."
+        )
+
+
 def _reader_for(path: Path) -> VolumeReader:
     if not path.exists():
         raise InputError(f"There is no file or folder '{path}'. Check the path.")
+    _refuse_placeholder(path)
     for reader in READERS:
         if reader.can_read(path):
             return reader

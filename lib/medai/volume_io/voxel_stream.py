@@ -24,6 +24,7 @@ from medai.volume_io.gzip_stream import (
     check_end_of_stream,
     fortran_bytes,
     inflated_size,
+    is_followed,
     open_stream,
 )
 from medai.volume_io.options import ReadBudget
@@ -226,19 +227,38 @@ def read_voxels(
         skip = _length(source, budget) - layout.byte_count if source.skip is None else source.skip
         if skip < 0:
             raise InputError(_truncated(source.name, layout.byte_count))
-        with source.path.open("rb", buffering=0) as raw:
-            raw.seek(source.start)
-            with open_stream(raw, source.encoding) as stream:
-                if source.encoding == "raw":
-                    stream.seek(skip, os.SEEK_CUR)
-                else:
-                    _skip(stream, skip)
-                voxels = _collect(cast("Any", stream).readinto, layout, types, source.name, on_voxels)
-                if source.encoding != "raw":
-                    check_end_of_stream(stream)
-                return voxels
+        try:
+            return _from_stream(source, source.encoding, skip, layout, types, on_voxels)
+        except DAMAGED_STREAM_ERRORS as error:
+            if source.encoding != "gzip" or not is_followed(error):
+                raise
+            return _from_stream(source, "gzip and more", skip, layout, types, on_voxels)
     except DAMAGED_STREAM_ERRORS as error:
         raise InputError(f"{source.name} is damaged or truncated ({error}). Copy or export it again.") from error
+
+
+def _from_stream(
+    source: VoxelSource,
+    encoding: str,
+    skip: int,
+    layout: VoxelLayout,
+    types: tuple[type[np.generic], ...],
+    on_voxels: OnVoxels | None,
+) -> NDArray[np.generic]:
+    with source.path.open("rb", buffering=0) as raw:
+        raw.seek(source.start)
+        with open_stream(raw, encoding) as stream:
+            if encoding == "raw":
+                stream.seek(skip, os.SEEK_CUR)
+            else:
+                _skip(stream, skip)
+            voxels = _collect(cast("Any", stream).readinto, layout, types, source.name, on_voxels)
+            if encoding == "gzip and more":
+                # To the end: not all that isal met before it gave up was verified.
+                inflated_size(stream, _LARGEST_SKIP_BYTES)
+            elif encoding != "raw":
+                check_end_of_stream(stream)
+            return voxels
 
 
 def _length(source: VoxelSource, budget: ReadBudget) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medai.errors import InputError
 from medai.store.names import IMAGE_EXTENSIONS
-from medai.volume_io.dicom_headers import is_dicom_index, looks_like_dicom
+from medai.volume_io.dicom_headers import is_dicom_index, is_meant_as_dicom, looks_like_dicom
 from medai.volume_io.dicom_series import DicomSeries, group_files, group_series, series_at
 from medai.volume_io.folder_files import Unreachable, find_files
 
@@ -25,6 +25,25 @@ _LABEL_FOLDERS = ("labelsTr", "labelsTs", "labelsVal")
 """Of nnU-Net and the Medical Segmentation Decathlon."""
 
 _SHOWN_LINKS = 3
+_SHOWN_FILES = 3
+_MOST_DAMAGED_LINES = 8
+
+_UNREAD_SCANS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        (".hdr", ".img", ".hdr.gz", ".img.gz"),
+        "A pair of files (.hdr and .img, Analyze or NIfTI) is not read. Open the .hdr file in 3D Slicer, check left "
+        "and right, and save it as .nii.gz.",
+    ),
+    ((".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip"), "NIfTI is read as it is or in gzip. Unpack it."),
+    (
+        (".mgz", ".mgh", ".mnc", ".vti", ".gipl"),
+        "This format is not read. Save the scan as .nii.gz or .nrrd, for example with 3D Slicer.",
+    ),
+)
+"""Scans in forms that are not read, by their endings, with the way out."""
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
+_ARCHIVE = "Archives are not looked into: unpack it to import what it holds."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +119,33 @@ def _search(source: Path, beside: _Beside, found: FoundScans) -> tuple[list[Path
         found.left_out.append(LeftOut(source=f"{index.parent.name}/{index.name}", reason=reason))
     volumes = [path for path in below.files if path.name.lower().endswith(VOLUME_ENDINGS)]
     others = [path for path in below.files if not path.name.lower().endswith(VOLUME_ENDINGS)]
-    return [path for path in others if looks_like_dicom(path)], [_where_voxels_are(path) for path in volumes]
+    dicom_files = [path for path in others if is_meant_as_dicom(path)]
+    _tell_unread(set(others) - set(dicom_files), found)
+    return dicom_files, [_where_voxels_are(path) for path in volumes]
+
+
+def _tell_unread(paths: Collection[Path], found: FoundScans) -> None:
+    """Scans in a form that is not read are refused, archives left out; voxels beside a header of their own are none."""
+    by_reason: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        stem = path.name.split(".")[0]
+        if not any(path.with_name(stem + ending).exists() for ending in (".nhdr", ".mhd")) and not (
+            path.suffix.lower() == ".img" and path.with_suffix(".hdr").exists()
+        ):
+            by_reason.setdefault(_why_unread(path), []).append(path.name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - _SHOWN_FILES} more" if len(names) > _SHOWN_FILES else ""
+        line = LeftOut(source=", ".join(names[:_SHOWN_FILES]) + more, reason=reason)
+        if reason:
+            (found.left_out if reason == _ARCHIVE else found.refused).append(line)
+
+
+def _why_unread(path: Path) -> str:
+    name = path.name.lower()
+    return next(
+        (reason for endings, reason in (*_UNREAD_SCANS, (_ARCHIVES, _ARCHIVE)) if name.endswith(endings)),
+        "",
+    )
 
 
 def _take_file(source: Path, found: FoundScans, named: list[Path]) -> bool:
@@ -127,6 +172,8 @@ def _refuse_empty(source: Path, found: FoundScans) -> None:
             reason = f"'{source}' is a link to something that is not there. Mend the link, or fetch what it leads to."
     elif source.is_file() and _is_segmentation(source):
         reason = f"'{name}' is a 3D Slicer segmentation, no scan."
+    elif source.is_file() and (unread := _why_unread(source)):
+        reason = unread
     else:
         reason = f"'{name}' holds no scan: no DICOM series and no file ending in {', '.join(VOLUME_ENDINGS)}."
     found.refused.append(LeftOut(source=name, reason=reason))
@@ -136,14 +183,27 @@ def _series(dicom_files: list[Path], named: list[Path], found: FoundScans) -> li
     """The series of the searched folders, and those that single files belong to."""
     grouped = group_files(sorted(dicom_files))
     series = list(grouped.series)
-    found.refused += [
-        LeftOut(source=f"{path.parent.name}/{path.name}", reason=reason) for path, reason in grouped.unreadable
-    ]
+    found.refused += _damaged(grouped.unreadable)
     met = {file.path for each in series for file in each.files}
     for folder in dict.fromkeys(path.parent for path in named if path not in met):
-        files_of_folder = sorted(path for path in folder.iterdir() if looks_like_dicom(path))
+        files_of_folder = sorted(path for path in folder.iterdir() if is_meant_as_dicom(path))
         series += [each for each in group_series(files_of_folder) if any(file.path in named for file in each.files)]
     return series
+
+
+def _damaged(unreadable: Sequence[tuple[Path, str]]) -> list[LeftOut]:
+    """One line a file; where a folder holds many, one line for all, with the reason of the first."""
+    by_folder: dict[Path, list[tuple[Path, str]]] = {}
+    for path, reason in unreadable:
+        by_folder.setdefault(path.parent, []).append((path, reason))
+    lines = []
+    for folder, files in by_folder.items():
+        if len(files) > _MOST_DAMAGED_LINES:
+            reason = f"None of them can be read. {files[0][1]}"
+            lines.append(LeftOut(source=f"{folder.name}: {len(files)} files", reason=reason))
+        else:
+            lines += [LeftOut(source=f"{folder.name}/{path.name}", reason=reason) for path, reason in files]
+    return lines
 
 
 def _tell_what_is_beside(found: FoundScans) -> None:

@@ -410,7 +410,7 @@ def _known_by_name(scan: _Scan, voxels: str, study: _Study) -> str | None:
             continue
         if {scan.origin, voxels} & set(origins_of(read_facts(study.folder, name))):
             return name
-        if _content_hash(path, path.name[len(name) :]) == scan.origin:
+        if _content_hash(path, path.name[len(name) :]) == scan.origin or _voxels_of_case(name, study) == voxels:
             return name
     return None
 

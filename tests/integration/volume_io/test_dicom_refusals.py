@@ -145,6 +145,54 @@ def test_one_slice(tmp_path):
     refused(tmp_path / "scan", UnsupportedScanError, "one slice; a scan needs at least two")
 
 
+def test_all_slices_at_one_position(tmp_path):
+    write_series(tmp_path / "scan", RECIPE, edit=lambda dataset, k: setattr(dataset, "ImagePositionPatient", [0, 0, 7]))
+    refused(
+        tmp_path / "scan", UnsupportedScanError, r"12 images at one position \(ImagePositionPatient\); a scan needs"
+    )
+
+
+@pytest.mark.parametrize("name", ["IM12.dcm", "IM12.IMA"])
+@pytest.mark.parametrize("content", [b"", bytes(700), b"404 not found"])
+def test_a_slice_that_was_copied_empty_is_missed(tmp_path, name, content):
+    paths = write_series(tmp_path / "scan", RECIPE)
+    paths[-1].unlink()
+    (tmp_path / "scan" / name).write_bytes(content)
+    (tmp_path / "scan" / f"._{name}").write_bytes(b"of a Mac")
+    match = rf"may be incomplete: {name} beside it cannot be read"
+    refused(tmp_path / "scan", InputError, match)
+    refused(paths[0], InputError, match)
+
+
+@pytest.mark.parametrize("syntax", ["explicit", "rle", "jpeg-2000", "jpeg-lossless"])
+def test_more_frames_than_the_header_counts(tmp_path, syntax):
+    def fewer(dataset):
+        dataset.NumberOfFrames = 11
+        del dataset.PerFrameFunctionalGroupsSequence[-1]
+
+    write_multiframe(tmp_path / "enhanced", replace(RECIPE, syntax=syntax), edit=fewer)
+    match = (
+        "2640 bytes of pixels where 11 frames" if syntax == "explicit" else "12 compressed frames where .* counts 11"
+    )
+    refused(tmp_path / "enhanced", InputError, match)
+
+
+def test_more_descriptions_of_frames_than_frames(tmp_path):
+    def longer(dataset):
+        groups = dataset.PerFrameFunctionalGroupsSequence
+        dataset.PerFrameFunctionalGroupsSequence = [*groups, groups[0]]
+
+    write_multiframe(tmp_path / "enhanced", RECIPE, edit=longer)
+    refused(tmp_path / "enhanced", InputError, "13 descriptions of frames where its header counts 12")
+
+
+def test_padding_that_is_no_number_is_named(tmp_path):
+    write_series(
+        tmp_path / "scan", RECIPE, edit=lambda dataset, k: dataset.add_new("PixelPaddingValue", "US", [63536, 0])
+    )
+    refused(tmp_path / "scan", InputError, r"PixelPaddingValue \(0028,0120\) = '63536.0', which should be one number")
+
+
 def test_slices_shifted_within_their_plane(tmp_path):
     def edit(dataset, k):
         if k > 5:

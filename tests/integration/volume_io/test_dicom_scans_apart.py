@@ -340,3 +340,66 @@ def test_a_few_single_images_in_series_of_their_own_are_no_scattered_scan(tmp_pa
         image = slice_dataset(replace(RECIPE, series_uid=f"1.2.3.{n}"), n)
         save(image, tmp_path / f"key{n}")
     assert [series.image_count for series in find_series(tmp_path)] == [8, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "keyword", ["PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientBirthDate", "KVP", "SeriesDescription"]
+)
+@pytest.mark.parametrize("every", [2, 5])
+def test_what_some_slices_lack_divides_nothing(tmp_path, keyword, every):
+    """Also every second one: halves of twice the spacing would look as regular as the whole."""
+    whole = write_series(tmp_path / "whole", RECIPE, edit=values(SeriesDescription="chest"))
+    assert len(whole) == 8
+
+    def edit(dataset, k):
+        dataset.SeriesDescription = "chest"
+        if k % every == 0:
+            delattr(dataset, keyword)
+
+    write_series(tmp_path / "some", RECIPE, edit=edit)
+    (series,) = find_series(tmp_path / "some")
+    (complete,) = find_series(tmp_path / "whole")
+    assert (series.origin, series.patient_key) == (complete.origin, complete.patient_key)
+    np.testing.assert_array_equal(read_series(series).image_hu, RECIPE.expected_hu)
+
+
+def test_one_name_in_two_character_sets_is_one_patient(tmp_path):
+    def edit(dataset, k):
+        dataset.SpecificCharacterSet = "ISO_IR 192" if k % 2 else "ISO_IR 100"
+        dataset.PatientName = "Müller^Jörg"
+
+    write_series(tmp_path, RECIPE, edit=edit)
+    np.testing.assert_array_equal(read_volume(tmp_path).image_hu, RECIPE.expected_hu)
+
+
+def test_patients_without_an_id_are_known_by_their_names(tmp_path):
+    for name in ("Adams^A", "Baker^B"):
+        write_series(tmp_path / name[:5], RECIPE, edit=values(PatientID="", PatientName=name))
+    origins = {find_series(tmp_path / name)[0].origin for name in ("Adams", "Baker")}
+    assert len(origins) == 2
+
+
+def test_stacks_between_one_another_with_the_same_numbers(tmp_path):
+    write_series(tmp_path, RECIPE)
+    write_second(tmp_path, shift_mm=1.25)
+    assert {series.part for series in first_and_second(tmp_path)} == {"pass 1 of 2", "pass 2 of 2"}
+
+
+def test_blocks_of_a_scan_that_each_count_from_one_are_one_scan(tmp_path):
+    write_series(tmp_path, RECIPE, edit=lambda dataset, k: setattr(dataset, "InstanceNumber", k % 4 + 1))
+    np.testing.assert_array_equal(read_volume(tmp_path).image_hu, RECIPE.expected_hu)
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 1.25])
+def test_two_multi_frame_files_are_two_scans(tmp_path, shift_mm):
+    write_multiframe(tmp_path / "first", RECIPE)
+
+    def second(dataset):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.77"
+        for group in dataset.PerFrameFunctionalGroupsSequence:
+            group.PixelValueTransformationSequence[0].RescaleIntercept += LIGHTER
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            position[2] = float(position[2]) + shift_mm
+
+    write_multiframe(tmp_path / "second", RECIPE, edit=second)
+    first_and_second(tmp_path)

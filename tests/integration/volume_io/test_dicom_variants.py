@@ -298,3 +298,23 @@ def test_header_keeps_the_acquisition_and_no_identifiers(tmp_path, caplog):
     for secret in ("SECRET-ID-4711", "Secret", "19500101"):
         assert secret not in text
     assert len(find_series(tmp_path / "scan")[0].patient_key) == 16
+
+
+@pytest.mark.parametrize("padding", [0, -90])
+def test_padding_of_the_value_of_tissue_counts_at_the_corners(tmp_path, padding):
+    """Converters that store Hounsfield units leave the scanner's padding of 0: water is no hole."""
+
+    def edit(dataset, k):
+        stored = np.full((1, 11, 10), 35 + k, dtype=np.int16)
+        stored[0, :3, 0] = stored[0, 0, :4] = stored[0, -1, -2:] = padding
+        stored[0, 5, 4:7] = stored[0, 7, 0] = padding
+        set_pixels(dataset, stored, "explicit")
+        dataset.add_new("PixelPaddingValue", "SS", padding)
+        dataset.RescaleIntercept = 0
+
+    write_series(tmp_path / "scan", SeriesRecipe(), edit=edit)
+    image_hu = read_volume(tmp_path / "scan").image_hu
+    expected = np.broadcast_to(35 + np.arange(12), (10, 11, 12)).copy()
+    expected[0, :3] = expected[:4, 0] = expected[-2:, -1] = -1024
+    expected[4:7, 5] = expected[0, 7] = padding
+    np.testing.assert_array_equal(image_hu, expected)

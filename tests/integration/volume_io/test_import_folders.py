@@ -207,3 +207,38 @@ def test_an_interrupt_says_what_was_kept_and_how_to_go_on(tmp_path, volume, monk
     monkeypatch.undo()
     again = CliRunner().invoke(app, command)
     assert "1 imported, 2 already there, 0 refused" in again.output
+
+
+def test_scans_in_forms_that_are_not_read_are_named(tmp_path, volume):
+    source = tmp_path / "in"
+    write(volume, source / "p1.nii.gz")
+    for name in ("p2.hdr", "p2.img", "p3.nii.bz2", "p4.mgz", "p5.zip", "p6.raw", "notes.txt"):
+        (source / name).write_bytes(b"content")
+    report = import_scans([source], tmp_path / "study")
+    assert ids(report) == ["p1"]
+    refused = {each.source: each.reason for each in report.refused}
+    assert sorted(refused) == ["p2.hdr", "p3.nii.bz2", "p4.mgz"]
+    assert "pair of files" in refused["p2.hdr"]
+    assert [(each.source, each.reason) for each in report.left_out] == [
+        ("p5.zip", "Archives are not looked into: unpack it to import what it holds.")
+    ]
+    (named,) = import_scans([source / "p2.img"], tmp_path / "other").refused
+    assert "Open the .hdr file in 3D Slicer" in named.reason
+
+
+def test_many_damaged_files_of_a_folder_are_one_line(tmp_path, volume):
+    write(volume, tmp_path / "in" / "p1.nii.gz")
+    for number in range(12):
+        (tmp_path / "in" / f"IM{number:02d}.dcm").write_bytes(b"")
+    report = import_scans([tmp_path / "in"], tmp_path / "study")
+    assert ids(report) == ["p1"]
+    assert [each.source for each in report.refused] == ["in: 12 files"]
+    assert "IM00.dcm" in report.refused[0].reason
+
+
+def test_a_scan_that_was_put_into_the_study_by_hand_is_known_by_its_voxels(tmp_path, volume):
+    write(volume, tmp_path / "study" / "p1.nrrd")
+    report = import_scans([write(volume, tmp_path / "in" / "p1.nii.gz")], tmp_path / "study")
+    assert (ids(report), report.skipped) == ([], ("p1",))
+    report = import_scans([write(shifted(volume, 3), tmp_path / "more" / "p1.nii.gz")], tmp_path / "study")
+    assert len(report.imported) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medai.errors import GeometryError, InputError
-from medai.volume_io.readers import read_geometry, read_label_map, read_volume
+from medai.volume_io.readers import is_for_slicer, read_geometry, read_label_map, read_volume
 
 
 def save(path, stored, slope=1.0, inter=0.0, affine=None, cls=nib.Nifti1Image):
@@ -201,6 +201,32 @@ def test_nifti_two_trailing_axes_and_several_gzip_members(tmp_path, rng):
     whole = (tmp_path / "s.nii").read_bytes()
     (tmp_path / "s.nii.gz").write_bytes(gzip.compress(whole[:900]) + gzip.compress(whole[900:]))
     np.testing.assert_array_equal(read_volume(tmp_path / "s.nii.gz").image_hu, stored[..., 0])
+
+
+@pytest.mark.parametrize("trailing", [b"x", b"garbage" * 9, b"\0" * 700])
+@pytest.mark.parametrize("members", [1, 2])
+def test_what_follows_a_gzip_stream_is_left_alone(tmp_path, rng, trailing, members):
+    """Gzip ignores it and 3D Slicer reads such files."""
+    stored = rng.integers(-1000, 1000, size=(10, 11, 12)).astype(np.int16)
+    save(tmp_path / "s.nii", stored)
+    whole = (tmp_path / "s.nii").read_bytes()
+    cut = 900 if members == 2 else len(whole)
+    packed = gzip.compress(whole[:cut]) + (gzip.compress(whole[cut:]) if members == 2 else b"")
+    (tmp_path / "s.nii.gz").write_bytes(packed + trailing)
+    np.testing.assert_array_equal(read_volume(tmp_path / "s.nii.gz").image_hu, stored)
+    (tmp_path / "s.nii.gz").write_bytes(packed[:-8] + b"1234" + packed[-4:] + trailing)
+    with pytest.raises(InputError, match=r"s\.nii\.gz is damaged or truncated"):
+        read_volume(tmp_path / "s.nii.gz")
+
+
+def test_compression_is_told_by_content(tmp_path, rng):
+    stored = rng.integers(-1000, 1000, size=(10, 11, 12)).astype(np.int16)
+    save(tmp_path / "plain.nii", stored)
+    (tmp_path / "called.nii.gz").write_bytes((tmp_path / "plain.nii").read_bytes())
+    (tmp_path / "packed.nii").write_bytes(gzip.compress((tmp_path / "plain.nii").read_bytes()))
+    for name, for_slicer in (("called.nii.gz", True), ("packed.nii", False), ("plain.nii", True)):
+        np.testing.assert_array_equal(read_volume(tmp_path / name).image_hu, stored)
+        assert is_for_slicer(tmp_path / name) is for_slicer
 
 
 def test_float_label_map_becomes_uint8(tmp_path):

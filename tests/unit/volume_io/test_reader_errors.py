@@ -29,6 +29,22 @@ def test_truncated(tmp_path, volume, suffix, keep):
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n", "Git LFS pointer: .* 'git lfs pull'"),
+        (b"\n<!DOCTYPE html><html><title>Sign in</title></html>", "is a web page"),
+    ],
+)
+def test_what_stands_for_a_file_that_was_not_fetched(tmp_path, suffix, content, match):
+    path = tmp_path / f"scan{suffix}"
+    path.write_bytes(content)
+    for read in (read_volume, read_geometry, read_label_map):
+        with pytest.raises(InputError, match=match):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 def test_flipped_bits_are_noticed(tmp_path, volume, suffix):
     path = tmp_path / f"scan{suffix}"
     write_volume(volume, path)
