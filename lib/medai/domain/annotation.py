@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from medai.errors import InputError
+
 UNUSABLE = "it cannot be used as it lies in the study"
 """How the reason begins why a label is withheld that was put into the study and cannot be read."""
+
+
+_NO_VERDICT = ("segmented", "not segmented", "in progress")
+"""Other words of 3D Slicer's MONAILabelReviewer."""
 
 
 class ReviewState(StrEnum):
@@ -23,6 +29,21 @@ class ReviewState(StrEnum):
         """The verdict that a reviewer's word stands for; others ("segmented", "in progress") are none."""
         known = {state.value: state for state in cls}
         return known.get(str(word or "").strip().lower(), cls.OPEN)
+
+    @classmethod
+    def said(cls, word: object) -> ReviewState:
+        """The verdict in what a reviewer says now.
+
+        Raises:
+            InputError: none of the reviewer's words; a typing error must not lift somebody's flag.
+        """
+        plain = word.strip().lower() if isinstance(word, str) else None
+        if plain not in {*(state.value for state in cls), *_NO_VERDICT}:
+            raise InputError(
+                f"'status' is {ascii(word)[:60]}; a reviewer says {cls.APPROVED}, {cls.FLAGGED}, or one of "
+                f"{', '.join(_NO_VERDICT)} to take a verdict back."
+            )
+        return cls.of(plain)
 
 
 def review_in(info: Mapping[str, Any]) -> tuple[ReviewState, str]:

@@ -23,6 +23,7 @@ from medai.domain.crumbs import is_crumb
 from medai.evaluation.label_parts import LabelPart, label_parts
 from medai.evaluation.part_evidence import DOUBT_BOUND, evidence_of, region_around
 from medai.geometry import IndexBox, VolumeGeometry
+from medai.volume_io.label_names import says_nothing_found
 
 MOST_PARTS = 1000
 """Honest outlines have 1 to 46. Miliary disease is not outlined nodule by nodule; a thresholded scan has tens of
@@ -117,7 +118,7 @@ def check_label(label_map: LabelMap, volume: Volume | None) -> LabelCheck:
     if box is None:
         return LabelCheck()
     labelled = label_map.labels[box.slices] != 0
-    reason = _size_problem(labelled, label_map.geometry)
+    reason = _contradiction(label_map) or _size_problem(labelled, label_map.geometry)
     if reason:
         return LabelCheck(reason=reason)
     parts = [_shifted(part, box) for part in label_parts(labelled)]
@@ -190,6 +191,17 @@ def emptied_problem(standing_nodules: Sequence[int], candidates: Sequence[float]
         f"it says that there is no nodule, but {before} of this case {'shows' if len(showing) == 1 else 'show'} "
         f"{max(showing)} where the scan does not speak against it"
     )
+
+
+def _contradiction(label_map: LabelMap) -> str:
+    """A segment that says that there is no nodule, and outlines one."""
+    for segment in label_map.segments:
+        if says_nothing_found([segment.name], {}) and (label_map.labels == segment.value).any():
+            return (
+                f"its segment '{segment.name}' holds voxels; empty that segment where there is nothing to label, or "
+                "give it another name, and submit again"
+            )
+    return ""
 
 
 def _size_problem(labelled: NDArray[np.bool_], geometry: VolumeGeometry) -> str:

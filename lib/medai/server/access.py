@@ -20,6 +20,7 @@ from fastapi.security import OAuth2PasswordBearer
 from monailabel.config import settings as platform
 from monailabel.endpoints.user.auth import User
 
+from medai.domain.annotation import ReviewState
 from medai.errors import InputError
 from medai.server.app import MedaiApp
 from medai.server.audit import note
@@ -186,7 +187,9 @@ def without_own_approval(content: dict[str, Any]) -> dict[str, Any]:
     cannot be held, and what was sent stays.
     """
     meta = content.get("segmentationMeta")
-    if not platform.MONAI_LABEL_AUTH_ENABLE or not isinstance(meta, dict) or meta.get("status") != "approved":
+    if not platform.MONAI_LABEL_AUTH_ENABLE or not isinstance(meta, dict):
+        return content
+    if ReviewState.of(meta.get("status")) is not ReviewState.APPROVED:
         return content
     return {**content, "segmentationMeta": {**meta, "status": "segmented", "approvedBy": ""}}
 

@@ -197,11 +197,12 @@ class AnnotationRecorder:
             What is said of the label now.
 
         Raises:
+            InputError: the status is none of a reviewer's words.
             ForbiddenError: this login may not judge labels, or not this one, its own.
             ConflictError: two files are this label.
         """
         # The reviewer's other words ("in progress") say nothing about training.
-        state = ReviewState.of(status)
+        state = ReviewState.said(status)
         path = self._study.label_path(case_id, tag)
         self.look([case_id], tags=(tag,))
         annotation = self.log.current(case_id, tag)

@@ -18,6 +18,7 @@ import numpy as np
 from medai.errors import GeometryError, InputError
 from medai.geometry import VolumeGeometry
 from medai.geometry.frames import points_lps_to_ras
+from medai.server.strict_json import whole_number
 from medai.store.study import FINAL
 
 DETECTION = "detection"
@@ -52,8 +53,12 @@ def read_detections(path: Path, scan: VolumeGeometry) -> dict[str, Any]:
     if size > LARGEST_BYTES:
         raise InputError(f"The detections have {size >> 20} MB, more than the {LARGEST_BYTES >> 20} MB taken.")
     try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        document = json.loads(path.read_bytes(), parse_int=whole_number)
+    except RecursionError as error:
+        raise InputError(
+            "The detections are not JSON that can be read: nested too deep. Save them as Slicer markups (.json)."
+        ) from error
+    except ValueError as error:
         raise InputError(f"The detections are not JSON ({error}). Save them as Slicer markups (.json).") from error
     markups = document.get("markups") if isinstance(document, dict) else None
     if not isinstance(markups, list) or not all(isinstance(markup, dict) for markup in markups):

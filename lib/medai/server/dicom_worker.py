@@ -68,9 +68,22 @@ def main() -> int:
         check_chest_ct(volume)
         write_volume(volume, Path(job["target"]))
     except MedaiError as error:
-        sys.stdout.write(" ".join(str(error).split()) + "\n")
+        words = _several_series(Path(job["folder"])) or str(error)
+        sys.stdout.write(" ".join(words.split()) + "\n")
         return EXIT_REFUSED
     return 0
+
+
+def _several_series(folder: Path) -> str:
+    """What to do where the files are of several series, for a sender who knows no folder of ours; "" where not."""
+    from medai.volume_io.dicom_series import scans_among, series_at
+
+    try:
+        among = scans_among(series_at(folder))
+    except MedaiError:
+        return ""
+    listed = "; ".join(series.describe() for series in among)
+    return f"The files are of {len(among)} series: {listed}. Send those of one." if len(among) > 1 else ""
 
 
 if __name__ == "__main__":

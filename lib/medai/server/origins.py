@@ -11,6 +11,7 @@ Pure ASGI, on the event loop: one look at two headers.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,6 +24,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 
 _PORTS = {"http": 80, "https": 443}
+_PLAIN_NAME = re.compile(r"[a-z0-9._:-]{1,99}")
+"""What may be shown as a value to type: a name or an address, and nothing that a shell reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +168,8 @@ def _origin_parts(origin: str) -> tuple[str, int | None, str] | None:
     except ValueError:
         return None
     name = host_name(f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "")
-    if parts.scheme not in _PORTS or name is None or parts.path or parts.username is not None:
+    has_more = parts.path or parts.query or parts.fragment or parts.username is not None
+    if parts.scheme not in _PORTS or name is None or has_more:
         return None
     return name, port or _PORTS[parts.scheme], parts.scheme
 
@@ -177,11 +181,12 @@ def _names_above(name: str) -> Iterable[str]:
 
 def _shown_name(host: str) -> str:
     name = host_name(host)
-    return name if name and name.isascii() and name.isprintable() and len(name) < 100 else "NAME"
+    return name if name and _PLAIN_NAME.fullmatch(name) else "NAME"
 
 
 def _shown_origin(origin: str) -> str:
-    return _plain_origin(origin) if _origin_parts(_plain_origin(origin)) and len(origin) < 100 else "ORIGIN"
+    parts = _origin_parts(_plain_origin(origin))
+    return _plain_origin(origin) if parts and _PLAIN_NAME.fullmatch(parts[0]) else "ORIGIN"
 
 
 def _refuse(status: HTTPStatus, detail: str) -> JSONResponse:

@@ -36,6 +36,9 @@ from medai.volume_io.atomic import disk_words, is_full, own_fault
 
 logger = logging.getLogger(__name__)
 
+LONGEST_DETAIL = 2000
+"""Characters of an answer's ``detail``."""
+
 _STATUS: tuple[tuple[type[MedaiError], HTTPStatus], ...] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (InputError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -120,4 +123,7 @@ def _busy(reason: str) -> JSONResponse:
 
 
 def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    if len(detail) > LONGEST_DETAIL:
+        # A message names the value that is wrong, and a file or a request chooses how long that is.
+        detail = f"{detail[: LONGEST_DETAIL * 3 // 4]} … {detail[-LONGEST_DETAIL // 4 :]}"
     return JSONResponse({"detail": detail}, status_code=status, headers=headers)

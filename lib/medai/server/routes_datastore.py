@@ -54,6 +54,7 @@ from medai.store.answers import check_answer_tag, is_sent_answer
 from medai.store.names import check_tag
 from medai.store.study import FINAL
 from medai.volume_io.dicom_headers import looks_like_dicom
+from medai.volume_io.label_names import read_label_info
 from medai.volume_io.readers import read_geometry
 
 logger = logging.getLogger(__name__)
@@ -255,6 +256,7 @@ def _update_label_info(app: MedaiApp, case_id: str, tag: str, content: dict[str,
     """Add to what is known about a label; a reviewer's verdict goes into the history first."""
     reply: dict[str, Any] = {}
     meta = content.get("segmentationMeta")
+    read_label_info(content)
     if isinstance(meta, Mapping) and "status" in meta:
         reply = _review(app, case_id, tag, meta, user)
     app.datastore().update_label_info(case_id, tag, content)

@@ -233,7 +233,7 @@ def _batch_cases(app: MedaiApp, images: BatchInferImageType, values: Mapping[str
     else:
         case_ids = app.study.image_ids()
     largest = values.get("max_batch_size") or 0
-    if not isinstance(largest, int) or largest < 0:
+    if isinstance(largest, bool) or not isinstance(largest, int) or largest < 0:
         raise InputError(f"'max_batch_size' is {largest!r}; it takes a whole number, 0 for all.")
     return sorted(case_ids)[: largest or None]
 

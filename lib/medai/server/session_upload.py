@@ -125,6 +125,10 @@ def _one_scan(parts: Path, folder: Path, budget: ReadBudget) -> Path:
         convert_series(parts, target, budget=budget)
         return target
     formats = ", ".join(IMAGE_EXTENSIONS)
+    if len(files) == 1 and zipfile.is_zipfile(files[0]):
+        raise InputError(
+            "The file is a ZIP file: ask for uncompress=true to have a ZIP of one scan opened; one in another is not."
+        )
     raise InputError(
         f"A session takes one scan: a volume file ({formats}) or the slices of one DICOM series. Here are "
         f"{len(volumes)} volume files, {len(slices)} DICOM files and {len(files) - len(volumes) - len(slices)} others."

@@ -85,10 +85,14 @@ def remove_expired(app: MedaiApp) -> int:
         if not _UUID.match(entry.name):
             continue
         info = _found(sessions, entry.name, update=False, fetch_cache=False)
-        if info is None or info.last_access_ts + info.expiry < time.time():
+        if info is None or _has_expired(info):
             _end(app, entry.name)
             removed += 1
     return removed
+
+
+def _has_expired(info: SessionInfo) -> bool:
+    return info.expiry > 0 and bool(info.last_access_ts + info.expiry < time.time())
 
 
 def _end(app: MedaiApp, session_id: str) -> None:
@@ -144,7 +148,11 @@ def _sessions(app: MedaiApp) -> Sessions:
 
 def _session(app: MedaiApp, session_id: str, *, update: bool) -> SessionInfo:
     sessions = _sessions(app)
-    info = _found(sessions, session_id, update=update) if _UUID.match(session_id) else None
+    info = _found(sessions, session_id, update=False) if _UUID.match(session_id) else None
+    if info is not None and _has_expired(info):
+        info = None
+    if info is not None and update:
+        info = _found(sessions, session_id, update=True)
     if info is None:
         raise NotFoundError(f"There is no session {ascii(session_id)[:60]}, or it has expired: upload the scan again.")
     return info

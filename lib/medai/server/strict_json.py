@@ -20,6 +20,7 @@ MOST_VALUES = 20_000
 
 DEEPEST = 32
 LARGEST_INTEGER = 1 << 63
+_MOST_DIGITS = 40
 LONGEST_LINE = 1024
 """Characters of what is a name or an address: a query parameter, a key, a file's name."""
 
@@ -64,7 +65,7 @@ def read_json(content: str | bytes, name: str) -> Any:
     if sum(map(text.count, ",[{")) > MOST_VALUES:
         raise InputError(f"'{name}' holds more than the {MOST_VALUES} values taken.")
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+        value = json.loads(text, parse_int=whole_number, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
     except RecursionError as error:
         raise InputError(f"'{name}' is nested deeper than the {DEEPEST} levels taken.") from error
     except ValueError as error:
@@ -77,6 +78,13 @@ def read_json(content: str | bytes, name: str) -> Any:
         elif isinstance(found, int) and abs(found) >= LARGEST_INTEGER:
             raise InputError(f"'{place}' is a whole number of more than 63 bits.")
     return value
+
+
+def whole_number(digits: str) -> int:
+    """Read a whole number of JSON; ValueError in plain words where it is so long that it is none of ours."""
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def _walk(root: Any, name: str) -> Iterator[tuple[str, str, Any]]:

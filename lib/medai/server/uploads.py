@@ -148,7 +148,7 @@ def check_image_upload(
         UnsupportedScanError: no CT in Hounsfield units.
     """
     extension = split_extension(path.name, IMAGE_UPLOAD_EXTENSIONS)[1].lower()
-    if path.name.lower().endswith(".seg.nrrd"):
+    if file_name.lower().endswith(".seg.nrrd"):
         raise UnsupportedScanError(
             f"{file_name[:120]} is a segmentation. Upload the scan, then submit this as its label."
         )

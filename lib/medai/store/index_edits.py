@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from medai.errors import InputError
 from medai.store.atomic import plain_json
 from medai.store.snapshot import StudyCase
 from medai.store.study_index import RawIndex
+
+LARGEST_INFO_BYTES = 512 << 10
+"""Of one scan or label: the index is read whole, and written whole at every change."""
 
 
 def entry_view(entry: Mapping[str, Any], case: StudyCase) -> dict[str, Any]:
@@ -24,10 +29,25 @@ def _with_entry(raw: RawIndex, case_id: str, entry: Mapping[str, Any]) -> RawInd
     return {**raw, "objects": {**raw["objects"], case_id: dict(entry)}}
 
 
+def check_info(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known about a scan or a label.
+
+    Raises:
+        InputError: it is more than the index takes of one.
+    """
+    if len(json.dumps(info)) > LARGEST_INFO_BYTES:
+        raise InputError(
+            f"What is known about it would take more than {LARGEST_INFO_BYTES >> 10} KB, the most that is kept of one "
+            "scan or label. Nothing was stored: send less."
+        )
+    return info
+
+
 def with_image_info(raw: RawIndex, case_id: str, info: Mapping[str, Any]) -> RawIndex:
     """The index with more known about an image."""
     entry = raw["objects"][case_id]
-    image = {**entry["image"], "info": {**(entry["image"].get("info") or {}), **plain_json(dict(info))}}
+    known = check_info({**(entry["image"].get("info") or {}), **plain_json(dict(info))})
+    image = {**entry["image"], "info": known}
     return _with_entry(raw, case_id, {**entry, "image": image})
 
 
@@ -42,7 +62,7 @@ def with_label(raw: RawIndex, case_id: str, tag: str, extension: str, info: Mapp
 def with_label_info(raw: RawIndex, case_id: str, tag: str, info: Mapping[str, Any]) -> RawIndex:
     """The index with more known about a label."""
     label = raw["objects"][case_id]["labels"][tag]
-    merged = {**(label.get("info") or {}), **plain_json(dict(info))}
+    merged = check_info({**(label.get("info") or {}), **plain_json(dict(info))})
     return with_label(raw, case_id, tag, label.get("ext", ""), merged)
 
 

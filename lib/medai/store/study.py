@@ -34,7 +34,14 @@ from medai.store.annotation_files import FINAL
 from medai.store.answers import ORIGINAL, check_replaceable
 from medai.store.atomic import copy_into, delete, plain_json, publish, staged_file, sweep
 from medai.store.case_facts import facts_changed_s, forget_facts
-from medai.store.index_edits import entry_view, with_image_info, with_label, with_label_info, without_label
+from medai.store.index_edits import (
+    check_info,
+    entry_view,
+    with_image_info,
+    with_label,
+    with_label_info,
+    without_label,
+)
 from medai.store.layout import state_folder
 from medai.store.listing import FolderListing
 from medai.store.locks import ExclusiveLock
@@ -239,6 +246,7 @@ class StudyStore:
         """
         stem, extension = split_extension(path.name, self.extensions)
         case_id = check_case_id(case_id or stem)
+        check_info(plain_json(dict(info or {})))
         self._check_writable()
         with staged_file(self._images_folder() / (case_id + extension)) as staged:
             copy_into(path, staged)
@@ -247,6 +255,7 @@ class StudyStore:
                 known = cases.get(case_id)
                 if known is None:
                     check_new_case_id(case_id, cases)
+                    self._clear_for_new_scan(case_id)
                     publish(staged, self._images_folder() / (case_id + extension))
                 elif not filecmp.cmp(staged, self._images_folder() / known.file_name, shallow=False):
                     raise ConflictError(
@@ -427,10 +436,7 @@ class StudyStore:
         self.tombstones.put(Tombstone(case_id=case_id, deleted_at_s=now, reason="replaced", file_name=case.file_name))
         folder = self.tombstones.label_folder(case_id, now)
         for tag, label in case.labels.items():
-            (folder / tag).mkdir(parents=True, exist_ok=True)
-            for name in {case_id + extension for extension in (*LABEL_EXTENSIONS, label.extension)}:
-                if (self._label_folder(tag) / name).exists():
-                    shutil.move(self._label_folder(tag) / name, folder / tag / name)
+            self._move_labels(case_id, tag, folder, {*LABEL_EXTENSIONS, label.extension})
         self._drop_entry(case_id)
         scan = self._images_folder() / case.file_name
         if scan.stat().st_ctime - facts_changed_s(self.folder, case_id) > _IMPORT_S:
@@ -442,6 +448,30 @@ class StudyStore:
             case_id,
             folder,
         )
+
+    def _clear_for_new_scan(self, case_id: str) -> None:
+        """Set aside labels that were put where a deleted scan's would lie: the new scan of its id is another one."""
+        tombstone = self.tombstones.all().get(case_id)
+        if tombstone is None:
+            return
+        folder = self.tombstones.label_folder(case_id, tombstone.deleted_at_s)
+        for tag in filter(is_text, self._listing(self._labels_folder()).folders()):
+            for path in self._move_labels(case_id, tag, folder, set(LABEL_EXTENSIONS)):
+                _logger.warning(
+                    "A label '%s' of %s lay there although its scan was deleted: it was set aside as %s and is not the "
+                    "new scan's. Where it is, put it back.",
+                    tag,
+                    case_id,
+                    path,
+                )
+
+    def _move_labels(self, case_id: str, tag: str, folder: Path, extensions: Collection[str]) -> list[Path]:
+        """Move the files of a label into a folder of what was set aside; returns where they lie now."""
+        names = {case_id + extension for extension in extensions}
+        there = [name for name in sorted(names) if (self._label_folder(tag) / name).exists()]
+        if there:
+            (folder / tag).mkdir(parents=True, exist_ok=True)
+        return [Path(shutil.move(self._label_folder(tag) / name, folder / tag / name)) for name in there]
 
     def _drop_entry(self, case_id: str) -> None:
         raw = self._index.load()

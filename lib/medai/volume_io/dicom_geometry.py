@@ -215,7 +215,7 @@ def _grid_positions(
                 f"{name} {described} Slices of {thickness_mm:g} mm overlap there: this may be more than one scan. "
                 "Export each as a series of its own."
             )
-        raise UnsupportedScanError(f"{name} {described} Ask for resampling to have them filled in.")
+        raise UnsupportedScanError(f"{name} {described} medai import --resample-irregular fills them in.")
     # Rounding of headers must not make the grid finer than the scan: gaps within it count as one.
     gaps_mm = np.diff(positions_mm)
     finest_mm = float(np.median(gaps_mm[gaps_mm <= gaps_mm.min() * (1 + 2 * _OFF_GRID)]))

@@ -411,15 +411,19 @@ class DicomReader:
         raise InputError(f"'{path.name}' is DICOM; label maps are read from NRRD, NIfTI or MetaImage files.")
 
 
+def scans_among(found: Sequence[DicomSeries]) -> list[DicomSeries]:
+    """The series that may be meant by a folder: reports and contours of the same study lie beside a CT."""
+    candidates = [series for series in found if series.modality == "CT" and series.image_count] or list(found)
+    return [series for series in candidates if not series.beside] or candidates
+
+
 def _only_series(path: Path) -> DicomSeries:
     found = series_at(path)
     if not found and path.is_file():
         raise InputError(f"{path.name} has no SeriesInstanceUID: it is damaged or not an image.")
     if not found:
         raise InputError(f"The folder '{path.name}' holds no DICOM series.")
-    # Reports and contours of the same study lie beside the scan; with one CT there is no question which is meant.
-    candidates = [series for series in found if series.modality == "CT" and series.image_count] or found
-    candidates = [series for series in candidates if not series.beside] or candidates
+    candidates = scans_among(found)
     if len(candidates) > 1:
         listed = "; ".join(series.describe() for series in candidates)
         where = f"The folder '{path.name}'" if path.is_dir() else f"'{path.name}'"

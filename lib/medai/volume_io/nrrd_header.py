@@ -100,9 +100,11 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
                 fields[name] = str(fields[name]).lower()
         sizes = [int(n) for n in fields["sizes"]]
         if int(fields["dimension"]) != len(sizes) or min(sizes) < 1:
-            raise ValueError(f"dimension {fields['dimension']} with sizes {sizes}")
+            raise ValueError(f"dimension {fields['dimension']} with sizes {sizes[:8]}")
         fields["type"], fields["encoding"]
-    except (nrrd.NRRDError, ValueError, KeyError, IndexError) as error:
+    except KeyError as error:
+        raise InputError(f"{path.name} has a damaged NRRD header: it has no field {error}.") from error
+    except (nrrd.NRRDError, ValueError, IndexError) as error:
         raise InputError(f"{path.name} has a damaged NRRD header: {error}.") from error
     detached = fields.get("data file")
     if detached is None:

@@ -80,15 +80,18 @@ def test_a_token_that_is_not_for_us_or_not_now_is_refused_in_words(
     "changed",
     [
         {"azp": None, "aud": ["other", CLIENT_ID]},
-        {"exp": int(time.time()) - 10},
-        {"iat": int(time.time()) + 10, "nbf": int(time.time()) + 10},
+        {"exp": -10},
+        {"iat": 10, "nbf": 10},
     ],
     ids=["audience alone", "just expired", "the realm's clock is ahead"],
 )
 def test_other_realms_ways_and_small_differences_of_clocks_are_taken(
     hospital: Served, realm: OidcIssuer, changed: dict[str, Any]
 ):
-    assert valid(hospital, realm.token("anna", **changed)).status_code == OK
+    # Seconds from now, whenever that is: tests are collected minutes before they run.
+    now = int(time.time())
+    claims = {name: now + value if isinstance(value, int) else value for name, value in changed.items()}
+    assert valid(hospital, realm.token("anna", **claims)).status_code == OK
 
 
 def test_no_other_way_of_signing_is_taken(hospital: Served, realm: OidcIssuer):
@@ -221,7 +224,7 @@ def test_a_login_that_cannot_be_is_refused(hospital: Served, form: dict[str, str
 def test_a_slow_realm_holds_up_nobody_but_who_logs_in(hospital: Served, realm: OidcIssuer):
     headers = realm.header("anna")
     assert hospital.client.get("/info/", headers=headers).status_code == OK
-    realm.delay_s = 1.0
+    realm.delay_s = 1.5
     try:
         with ThreadPoolExecutor(8) as pool:
             logins = [
@@ -229,18 +232,17 @@ def test_a_slow_realm_holds_up_nobody_but_who_logs_in(hospital: Served, realm: O
                 for _ in range(6)
             ]
             time.sleep(0.1)
-            started = time.monotonic()
             replies = [
                 hospital.client.get("/datastore/image?image=case.axial", headers=headers),
                 hospital.client.get("/info/", headers=headers),
             ]
-            took_s = time.monotonic() - started
+            # While they were answered the realm still kept the others waiting: no clock decides, on any machine.
+            logins_done = sum(login.done() for login in logins)
             assert [reply.status_code for reply in replies] == [OK, OK]
-            assert not all(login.done() for login in logins)
+            assert logins_done < len(logins)
             assert {login.result().status_code for login in logins} == {OK}
     finally:
         realm.delay_s = 0.0
-    assert took_s < 0.9
 
 
 def test_a_realm_that_never_answers_is_given_up(hospital: Served, realm: OidcIssuer):
@@ -369,11 +371,10 @@ def test_a_reviewer_reviews_and_nobody_approves_their_own(hospital: Served, real
     assert info["segmentationMeta"]["approvedBy"] == "adam"
 
 
-def test_an_upload_does_not_approve_itself(hospital: Served, realm: OidcIssuer, tmp_path: Path):
+@pytest.mark.parametrize("word", ["approved", " Approved ", "APPROVED"])
+def test_an_upload_does_not_approve_itself(hospital: Served, realm: OidcIssuer, tmp_path: Path, word: str):
     case = "case_oblique"
-    submit(
-        hospital, realm.header("rita"), case, tmp_path, segmentationMeta={"status": "approved", "approvedBy": "adam"}
-    )
+    submit(hospital, realm.header("rita"), case, tmp_path, segmentationMeta={"status": word, "approvedBy": "adam"})
     info = hospital.client.get(f"/datastore/label/info?label={case}&tag=final", headers=realm.header("vera")).json()
     assert info["segmentationMeta"] == {"status": "segmented", "approvedBy": ""}
 
