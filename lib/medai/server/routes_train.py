@@ -45,7 +45,8 @@ async def train_all(
     records: dict[str, dict[str, Any]] = {}
     waits: dict[str, Future[None]] = {}
     for model, job in jobs.items():
-        start = partial(app.trainings.start, job, requests[model], enqueue=True)
+        words = app.trainer(model).unused_words(requests[model])
+        start = partial(app.trainings.start, job, requests[model], enqueue=True, words=words)
         try:
             record, waits[model] = await lanes.run(Lane.QUICK, start)
             records[model] = {"result": record, "detail": None}
@@ -69,9 +70,11 @@ async def train(
 ) -> JSONResponse:
     """Start a training; 429 where one runs and ``enqueue`` is not given, or where too many wait."""
     request = {"model": model, **(params or {})}
-    job = app.trainer(model).job(request)
+    trainer = app.trainer(model)
+    job = trainer.job(request)
+    start = partial(app.trainings.start, job, request, enqueue=enqueue, words=trainer.unused_words(request))
     try:
-        record, ended = await lanes.run(Lane.QUICK, partial(app.trainings.start, job, request, enqueue=enqueue))
+        record, ended = await lanes.run(Lane.QUICK, start)
     except TrainingBusyError as error:
         raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, str(error)) from error
     if run_sync:

@@ -63,6 +63,10 @@ TRAINERS = (
 )
 
 
+_TAKEN = frozenset({"model", "max_epochs", "epochs", "device", "client_id"})
+_MOST_NAMED = 8
+
+
 class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes are untyped
     """Fine-tunes one family's network on the submitted labels; a better one answers the next request.
 
@@ -153,6 +157,13 @@ class NoduleTrainTask(TrainTask):  # type: ignore[misc]  # monailabel's classes 
             )
         except ValidationError as error:
             raise InputError(f"'max_epochs' is {epochs!r}; it takes a whole number from 1 to 10000.") from error
+
+    def unused_words(self, request: Mapping[str, Any]) -> str:
+        """What of a client's request a training does not go by, a misspelt name say; "" where there is nothing."""
+        unused = sorted(ascii(name)[1:-1][:40] for name in request.keys() - _TAKEN)
+        more = f" and {len(unused) - _MOST_NAMED} more" if len(unused) > _MOST_NAMED else ""
+        named = ", ".join(unused[:_MOST_NAMED]) + more
+        return f"Not used here: {named}. A training takes max_epochs and device" if unused else ""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Train and wait for the end, as MONAI Label's own callers expect; returns the final ``train_stats``."""

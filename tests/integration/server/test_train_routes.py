@@ -127,6 +127,14 @@ def test_all_trainers_take_flat_parameters_and_those_of_their_own(training):
     assert records["nodule_click"]["result"]["request"] == {"model": "nodule_click", "max_epochs": 3, "device": "cpu"}
 
 
+def test_a_misspelt_parameter_is_told_and_not_passed_over_in_silence(training):
+    record = training.client.post("/train/nodule_click", json={"max_epoch": 3, "val_split": 0.2}).json()
+    assert record["details"][0] == "Not used here: max_epoch, val_split. A training takes max_epochs and device"
+    records = training.client.post("/train/", json={"max_epochs": 3, "nodule_detection": {"gpus": "all"}}).json()
+    assert "Not used here" not in " ".join(records["nodule_click"]["result"]["details"])
+    assert "Not used here: gpus." in records["nodule_detection"]["result"]["details"][0]
+
+
 def test_all_trainers_are_waited_for_where_that_is_asked(training):
     training.app.trainings._command = [sys.executable, "-c", "import sys; sys.stdin.readline(); print('learnt')"]
     records = training.client.post("/train/?run_sync=true", json={"max_epochs": 1}).json()
