@@ -188,7 +188,7 @@ def _shifts(
     if not options.correct_tilt:
         raise UnsupportedScanError(
             f"{name} was scanned with a gantry tilt of {math.degrees(math.atan(tilt_mm_per_mm)):.1f}°: its slices are "
-            "not stacked at right angles. Ask for tilt correction to have them resampled."
+            "not stacked at right angles. medai import --correct-tilt resamples them."
         )
     # The fitted line, not each header's rounding, is where the slices lie.
     return np.asarray(along[:, None] * slope_ij)

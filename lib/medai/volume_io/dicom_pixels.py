@@ -11,7 +11,7 @@ in which CT scanners clip; so does what a tilt correction uncovers. A padding va
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from medai.volume_io.voxel_stream import HU_TYPES, VoxelBuilder
 _log = logging.getLogger(__name__)
 
 AIR_HU = -1024
+_SHOWN_COPIES = 3
 _TISSUE_HU = (-900.0, 400.0)
 """Lung to blood with contrast: what a scan measures."""
 
@@ -44,7 +45,8 @@ def read_stack(plan: StackPlan, name: str) -> NDArray[np.generic]:
         InputError: a file cannot be decoded.
         UnsupportedScanError: different images at one position.
     """
-    slices = _unique_slices(plan, name)
+    copies: list[str] = []
+    slices = _unique_slices(plan, name, copies)
     if plan.shifts_ij is not None:
         slices = _straightened(slices, plan)
     if plan.is_interpolated:
@@ -52,10 +54,21 @@ def read_stack(plan: StackPlan, name: str) -> NDArray[np.generic]:
     builder = VoxelBuilder(plan.geometry.shape_ijk, HU_TYPES, name)
     for image_hu in slices:
         builder.add(image_hu[:, :, np.newaxis])
+    _tell_copies(copies, name)
     return builder.finish()
 
 
-def _unique_slices(plan: StackPlan, name: str) -> Iterator[NDArray[Any]]:
+def _tell_copies(copies: Sequence[str], name: str) -> None:
+    if not copies:
+        return
+    what = "image repeats another and is" if len(copies) == 1 else "images repeat others and are"
+    more = f" and {len(copies) - _SHOWN_COPIES} more" if len(copies) > _SHOWN_COPIES else ""
+    shown = ", ".join(copies[:_SHOWN_COPIES]) + more
+    _log.warning("%s: %d %s left out (%s)", name, len(copies), what, shown)
+
+
+def _unique_slices(plan: StackPlan, name: str, copies: list[str]) -> Iterator[NDArray[Any]]:
+    """HU of each slice; files that repeat one are added to ``copies``."""
     decoder = _Decoder()
     for group, position_mm in zip(plan.groups, plan.positions_mm, strict=True):
         image_hu = decoder.image_hu(group[0])
@@ -69,7 +82,7 @@ def _unique_slices(plan: StackPlan, name: str) -> Iterator[NDArray[Any]]:
                     "nothing in their headers tells which belong together. Export each phase or reconstruction as a "
                     "series of its own."
                 )
-            _log.warning("%s: %s repeats %s and is left out", name, other.path.name, group[0].path.name)
+            copies.append(f"{other.path.parent.name}/{other.path.name}")
         yield image_hu
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -197,6 +198,15 @@ def test_identical_duplicates_are_dropped_with_a_warning(tmp_path, caplog):
     assert "copy" in caplog.text
 
 
+def test_a_series_that_lies_in_two_folders_is_told_in_one_line(tmp_path, caplog):
+    recipe = SeriesRecipe()
+    for folder in ("first", "second"):
+        write_series(tmp_path / folder, recipe)
+    assert_is(read_volume(tmp_path), recipe)
+    (line,) = [record.getMessage() for record in caplog.records if "repeat" in record.getMessage()]
+    assert re.search(r"12 images repeat others and are left out \(second/CT\d{4}, .* and 9 more\)", line)
+
+
 def test_localisers_are_dropped(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     recipe = SeriesRecipe()
@@ -224,7 +234,10 @@ def test_missing_slices_are_filled_in_on_request(tmp_path):
     paths = write_series(tmp_path / "scan", recipe)
     for k in (5, 11, 12):
         paths[k].unlink()
-    with pytest.raises(UnsupportedScanError, match=r"lacks 3 of its slices, at -237\.5, -222\.5, -220\.0 mm\. Ask for"):
+    with pytest.raises(
+        UnsupportedScanError,
+        match=r"lacks 3 of its slices, at -237\.5, -222\.5, -220\.0 mm\. medai import --resample-irregular",
+    ):
         read_volume(tmp_path / "scan")
     volume = read_volume(tmp_path / "scan", options=ReadOptions(resample_irregular=True))
     expected = recipe.expected_hu.copy()
