@@ -16,6 +16,7 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
+from tests.support.lung_voxels import lung_hu
 
 _JPEG_LS_SLICES = (
     "/9j/9wALDAAOAA0BAREA/9oACAEBAAAAAAAAypKOioaD/3ffnv15iUmJSQjIiEgfvnrwmCV47dOXDdsVKEyRMZCREgQffeeddcJj"
@@ -118,6 +119,12 @@ def write_series(folder: Path, recipe: SeriesRecipe, *, edit: Edit | None = None
         paths.append(folder / f"{recipe.modality}{order[k]:04d}")
         save(dataset, paths[-1])
     return paths
+
+
+def show_a_chest(dataset: Dataset, k: int) -> None:
+    """Edit of ``write_series``: lung and soft tissue in place of the formula's values."""
+    shape = (int(dataset.Columns), int(dataset.Rows), k + 1)
+    dataset.PixelData = (lung_hu(shape)[:, :, k] + 1024 + k).T.astype("<u2").tobytes()
 
 
 def slice_dataset(recipe: SeriesRecipe, k: int) -> FileDataset:

@@ -130,9 +130,4 @@ def encode_label_map(label_map: LabelMap, request: InferRequest) -> tuple[bytes,
     extension = request.result_extension
     from medai.volume_io import writers
 
-    if extension == ".nrrd":
-        return writers.encode_label_map_nrrd(label_map), extension
-    with tempfile.TemporaryDirectory(prefix="medai-") as folder:
-        path = Path(folder) / f"label{extension}"
-        writers.write_label_map(label_map, path)
-        return path.read_bytes(), extension
+    return writers.encode_label_map(label_map, extension), extension

@@ -52,7 +52,9 @@ class TemporaryFolder:
 
     def close(self) -> None:
         """Remove the folder; temporary files are made where they were before."""
-        tempfile.tempdir = self._before
+        # Several in one process, as tests have them, may close in any order.
+        if tempfile.tempdir == str(self.path):
+            tempfile.tempdir = self._before if self._before and Path(self._before).is_dir() else None
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,29 @@ def write_volume(volume: Volume, path: Path) -> None:
     if image_hu.dtype not in (np.int16, np.float32):
         raise InputError(f"A scan is written as int16 or float32, this one is {image_hu.dtype}.")
     _write(path, image_hu, volume.geometry)
+
+
+def encode_label_map(label_map: LabelMap, extension: str) -> bytes:
+    """Encode a label map as the content of a file; nothing touches the disk but for ``.mha``, which ITK writes.
+
+    Args:
+        label_map: what to encode.
+        extension: as for ``write_label_map``.
+
+    Raises:
+        InputError: another ending.
+        StorageError: the disk refuses (``.mha``).
+    """
+    if extension.endswith(".nrrd"):
+        return encode_label_map_nrrd(label_map)
+    if extension in (".nii", ".nii.gz"):
+        labels = _compact_labels(label_map)
+        content = b"".join((_nifti_header(labels.dtype, label_map.geometry), fortran_bytes(labels)))
+        return content if extension == ".nii" else deflate(memoryview(content))
+    with tempfile.TemporaryDirectory(prefix="medai-") as folder:
+        path = Path(folder) / f"label{extension}"
+        write_label_map(label_map, path)
+        return path.read_bytes()
 
 
 def encode_label_map_nrrd(label_map: LabelMap) -> bytes:

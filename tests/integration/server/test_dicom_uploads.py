@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support.dicom_factory import SeriesRecipe, slice_dataset, write_series
+from tests.support.dicom_factory import SeriesRecipe, show_a_chest, slice_dataset, write_series
 
 from medai.server import session_upload
 from medai.volume_io.dicom_series import find_series, read_series
@@ -24,8 +24,8 @@ CLICK = {"params": json.dumps({"foreground": [[5, 5, 6]]})}
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A chest CT's worth of numbers: air, tissue and what lies between."""
-    return write_series(tmp_path_factory.mktemp("series"), RECIPE)
+    """A series that could be a chest CT."""
+    return write_series(tmp_path_factory.mktemp("series"), RECIPE, edit=show_a_chest)
 
 
 def parts_of(paths: list[Path]) -> list[tuple[str, tuple[str, bytes]]]:

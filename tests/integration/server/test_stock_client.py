@@ -13,7 +13,7 @@ import pytest
 from monailabel.client import MONAILabelClient
 from monailabel.client.client import MONAILabelUtils
 from tests.integration.server.conftest import affines, make_study
-from tests.support.dicom_factory import SeriesRecipe, write_series
+from tests.support.dicom_factory import SeriesRecipe, show_a_chest, write_series
 from tests.support.server_process import ServerProcess
 
 from medai.server.train_task import TRAINERS
@@ -65,7 +65,9 @@ def test_the_last_case_is_offered(client):
 
 
 def test_a_session_takes_a_series_and_a_zip(server, client, tmp_path: Path):
-    slices = [str(path) for path in write_series(tmp_path / "series", SeriesRecipe(shape_ijk=(10, 11, 12)))]
+    slices = [
+        str(path) for path in write_series(tmp_path / "series", SeriesRecipe(shape_ijk=(10, 11, 12)), edit=show_a_chest)
+    ]
     status, reply, _ = MONAILabelUtils.http_upload("PUT", server.url, "/session/", {}, slices)
     assert status == 200, reply
     archive = tmp_path / "series.zip"

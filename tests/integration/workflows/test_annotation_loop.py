@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from tests.support.lung_voxels import lung_hu
 
 from medai.domain import LabelMap, Nodule, NoduleKind, Prediction, Segment, Volume
 from medai.errors import InputError, NotFoundError
@@ -34,7 +35,7 @@ def studies(tmp_path):
     labels[BOX.slices] = 1
     truth = LabelMap(geometry=GEOMETRY, labels=labels, segments=(Segment(value=1, name="Nodule 1"),))
     for n in range(1, 7):
-        image_hu = np.full(GEOMETRY.shape_ijk, -800 + n, np.int16)
+        image_hu = lung_hu(GEOMETRY.shape_ijk, -800 + n)
         write_volume(Volume(geometry=GEOMETRY, image_hu=image_hu), folder / f"case{n}.nii.gz")
         write_label_map(truth, truth_folder / f"case{n}.nii.gz")
     return folder

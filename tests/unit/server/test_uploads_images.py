@@ -4,6 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from tests.support.dicom_factory import SeriesRecipe, write_multiframe
+from tests.support.lung_voxels import lung_hu
 
 from medai.errors import InputError, UnsupportedScanError
 from medai.server.uploads import UploadLimits, check_image_upload
@@ -60,10 +61,10 @@ def test_an_id_that_is_no_file_name_is_refused(send, chest, case_id):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda chest: chest + 1024, "above .*, but a chest CT holds lung and air below -400"),
+        (lambda chest: chest + 1024, r"above .*, but a chest CT holds lung .* below -600\. It looks like HU \+ 1024"),
         (lambda chest: (chest > 0).astype(np.uint8), "above 0, but a chest CT"),
-        (np.abs, "another modality"),
-        (lambda chest: chest / np.float32(1000), "above -0.9.*, but a chest CT"),
+        (np.abs, "above .*, but a chest CT holds lung"),
+        (lambda chest: chest / np.float32(1000), "above -0.*, but a chest CT.* normalised for a network"),
         (lambda chest: np.full_like(chest, -1000), "nothing but air"),
     ],
     ids=["no intercept", "mask", "MR", "normalised", "air"],
@@ -123,9 +124,16 @@ def test_an_unknown_format_is_refused(send, tmp_path):
         send(None, name="upload.png", file_name="a.png")
 
 
+def show_a_chest(dataset) -> None:
+    """Put lung and soft tissue into the frames; the last comes first, a frame's intercept is -1024 less its number."""
+    shape = SeriesRecipe().shape_ijk
+    stored = lung_hu(shape) + 1024 + np.arange(shape[2])
+    dataset.PixelData = np.ascontiguousarray(stored.T[::-1]).astype("<u2").tobytes()
+
+
 def test_an_enhanced_dicom_file_becomes_a_scan(send, tmp_path):
     recipe = SeriesRecipe()
-    write_multiframe(tmp_path / "upload.dcm", recipe)
+    write_multiframe(tmp_path / "upload.dcm", recipe, edit=show_a_chest)
     checked = send(None, name="upload.dcm", file_name="1.2.840.dcm")
     assert checked.case_id == "1.2.840"
     assert checked.path.name.endswith(".nii.gz")
