@@ -16,6 +16,7 @@ Not served, on purpose: ``/proxy`` (forwards to any path of a remote server with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 from monailabel.config import settings as platform
@@ -31,6 +32,7 @@ from monailabel.interfaces.utils.app import app_instance
 
 import medai
 from medai.server import (
+    memory,
     problems,
     routes_annotations,
     routes_app,
@@ -86,9 +88,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     if instance.options.score_in_background:
         scoring.begin()
     cleaning = asyncio.create_task(_clean_sessions(instance, lanes))
+    giving_back = asyncio.create_task(_give_memory_back(lanes))
     logger.info("Serving %s", instance.study.folder)
     yield
     cleaning.cancel()
+    giving_back.cancel()
     app.state.batches.close()
     scoring.close()
     lanes.close()
@@ -120,6 +124,13 @@ async def _clean_sessions(instance: MedaiApp, lanes: Lanes) -> None:
         except Exception:
             logger.exception("Old sessions could not be removed")
         await asyncio.sleep(SESSION_CLEANING_S)
+
+
+async def _give_memory_back(lanes: Lanes) -> None:
+    while True:
+        await asyncio.sleep(memory.GIVE_BACK_EVERY_S)
+        with contextlib.suppress(HTTPException):  # a lane that is full, or closed: another time
+            await lanes.run(Lane.QUICK, memory.give_back)
 
 
 def create_app() -> FastAPI:

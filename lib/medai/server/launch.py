@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import medai
 from medai.errors import InputError, NotFoundError, StorageError
 from medai.server import compat
+from medai.server.memory import bound_heaps
 from medai.server.settings import ServerSettings
 from medai.store.layout import state_folder
 
@@ -79,6 +80,7 @@ def run_server(options: LaunchOptions) -> None:
             logger.warning(
                 "Listening on %s: everyone on that network can read the scans and change the labels", options.host
             )
+        bound_heaps()
         _start_log(state_folder(studies))
         app_dir = app_folder(studies)
         conf = _conf_for(options.host, options.conf)
