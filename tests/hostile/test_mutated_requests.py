@@ -35,7 +35,8 @@ THREADS = 4
 ANSWERED_WITHIN_S = 120.0
 """Longer is taken for a hang; a whole scan behind others takes its time on a busy machine."""
 MEMORY_GROWTH_MB = 300
-CACHE_MB = 64
+CACHE_MB = 512
+"""The server's own default. Growth is mostly that of libraries which are loaded at their first use."""
 PROMISED = {503, 507}
 """5xx that say: the server is full, or its disk is."""
 
