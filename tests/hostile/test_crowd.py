@@ -108,7 +108,8 @@ def _probe(url: str, seconds: float, told: Any) -> None:
 
 def test_a_crowd_gets_each_its_own_cases_and_loses_nothing(tmp_path: Path, report: Callable[[str], None]):
     study = make_crowds_study(tmp_path / "study")
-    context = multiprocessing.get_context("spawn")
+    # Forked: a spawned child would look for "tests" and find the package of the monailabel wheel.
+    context = multiprocessing.get_context("fork")
     told = context.Queue()
     environment = {"XDG_STATE_HOME": str(tmp_path / "state")}
     with ServerProcess(study, conf={"tracking": "off"}, environment=environment) as server:
