@@ -34,7 +34,7 @@ class BoundedProtocol(_Protocol):
     headers_s = HEADERS_S
     most_connections = MOST_CONNECTIONS
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower than asyncio's
         """Take a connection, or close it at once where there are too many."""
         super().connection_made(transport)
         self._headers_timer: asyncio.TimerHandle | None = None

@@ -271,6 +271,7 @@ def _passes(stack: _Stack) -> list[ScanPart] | None:
         keys = [order(frame) for frame in stack.frames]
         if any(key is None for key in keys) or len(set(keys)) < len(keys):
             continue
+        # None is ruled out above, which mypy does not see.
         ordered = sorted(range(len(keys)), key=lambda n: keys[n])  # type: ignore[arg-type,return-value]
         runs = _runs(ordered, stack.positions_mm)
         if len(runs) > 1 and min(len(run) for run in runs) >= _FEWEST_SLICES:
