@@ -1,6 +1,8 @@
 """What every test may use: where the real scans are, and a seeded generator."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,3 +24,13 @@ def real_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture(autouse=True)
+def _temporary_folder_stands() -> Iterator[None]:
+    """A test that leaves Python's folder for temporary files at one that is gone would fail all that follow."""
+    yield
+    folder = tempfile.tempdir
+    if folder and not Path(folder).is_dir():
+        tempfile.tempdir = None
+        pytest.fail(f"this test left tempfile.tempdir at {folder}, which is gone")

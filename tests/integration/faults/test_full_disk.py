@@ -437,17 +437,18 @@ def test_scores_are_read_on_a_full_disk(disk, caplog):
     store.close()
 
 
-def test_uploads_that_find_no_room_for_a_moment_are_told_so(tmp_path, monkeypatch):
+def test_uploads_that_find_no_room_for_a_moment_are_told_so(tmp_path):
     """The folder of temporary files is often a disk of its own."""
     with (
         small_disk(tmp_path / "temporary", megabytes=1) as temporary,
         contextlib.contextmanager(serve)(make_study(tmp_path / "study")) as served,
     ):
-        monkeypatch.setattr("tempfile.tempdir", str(temporary.folder))
-        temporary.fill()
         path = tmp_path / "label.nii.gz"
         nib.save(nib.Nifti1Image(label_of(3).labels, affines()[CASE]), path)
-        with path.open("rb") as file:
+        temporary.fill()
+        # Taken back before the server ends, which puts back the folder that was there before it.
+        with pytest.MonkeyPatch.context() as patch, path.open("rb") as file:
+            patch.setattr("tempfile.tempdir", str(temporary.folder))
             reply = served.client.put(f"/datastore/label?image={CASE}", files={"label": (path.name, file)})
         assert reply.status_code == HTTPStatus.INSUFFICIENT_STORAGE
         assert "disk is full" in reply.json()["detail"]
