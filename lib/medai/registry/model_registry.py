@@ -155,6 +155,8 @@ class ModelRegistry:
                     "published since: train again, from that one."
                 )
             self._remove_unfinished(task)
+            # Before as well as after: publishes killed in between, one after the other, would leave one more each.
+            self._prune(task)
             version = version_files.write_version(
                 self._versions_folder(task),
                 task=task,

@@ -231,6 +231,24 @@ def test_the_predecessor_stays_however_old_it_is(tmp_path, starters, trained):
     assert [v.version_id for v in registry.versions(TASK)] == [STARTER, first.version_id, third.version_id]
 
 
+def test_publishes_that_are_killed_one_after_the_other_leave_one_version_more_at_most(
+    tmp_path, starters, trained, monkeypatch
+):
+    registry = ModelRegistry(tmp_path / "models", starter_folder=starters, keep=2)
+    ids = [registry.publish(TASK, trained(bytes([n])), {}, GOOD).version_id for n in range(3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, "_make_champion", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        for n in range(4):
+            with pytest.raises(KeyboardInterrupt):
+                registry.publish(TASK, trained(b"killed %d" % n), {}, GOOD)
+            left = [v.version_id for v in fresh(registry).versions(TASK)]
+            assert len(left) == 1 + 2 + 1
+            assert {ids[1], ids[2]} <= set(left)
+    assert registry.champion(TASK).version_id == ids[2]
+    newest = registry.publish(TASK, trained(b"new"), {}, GOOD).version_id
+    assert [v.version_id for v in registry.versions(TASK)] == [STARTER, ids[2], newest]
+
+
 def test_keep_below_two_is_refused(tmp_path):
     with pytest.raises(InputError, match="'keep' is 1"):
         ModelRegistry(tmp_path, keep=1)
