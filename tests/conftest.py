@@ -5,6 +5,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from medai.cli.environment import THREAD_DEFAULTS
+
+# Before numpy and torch are imported, as the command does it; the processes that tests start inherit it.
+os.environ.update({name: os.environ.get(name, value) for name, value in THREAD_DEFAULTS.items()})
+
 import numpy as np
 import pytest
 

@@ -5,7 +5,6 @@ at the top, and everything heavier inside the function that needs it.
 """
 
 import logging
-import os
 import sys
 from typing import NoReturn
 
@@ -28,6 +27,7 @@ from medai.cli import (
     status,
     train,
 )
+from medai.cli.environment import set_library_defaults
 from medai.errors import CancelledByUserError, MedaiError
 
 _log = logging.getLogger(__name__)
@@ -82,11 +82,7 @@ def configure(
 
 def main() -> None:
     """Run the command line; the exit code is 2 for bad input, 130 when interrupted."""
-    # Torch's threads otherwise spin while they wait for each other: on a busy machine a training slows sevenfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # No library reports its use over the network.
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    set_library_defaults()
     try:
         code = app(args=serve.join_conf(sys.argv[1:]), standalone_mode=False)
     except typer.TyperException as error:

@@ -230,7 +230,11 @@ def _look_at(request: Request, client_id: str, address: str) -> None:
     app = _app(request)
     if app.clients.seen(client_id, address):
         # Kept for medai status by a thread: the event loop writes nothing.
-        _lanes(request).submit(Lane.QUICK, app.clients.save)
+        try:
+            _lanes(request).submit(Lane.QUICK, app.clients.save)
+        except HTTPException:
+            # A crowd: who is among them matters less than the answer.
+            app.clients.postpone_save()
 
 
 def _address(request: Request) -> str:

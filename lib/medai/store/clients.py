@@ -45,12 +45,14 @@ class Clients:
         self._lock = threading.Lock()
         self._seen: dict[str, dict[str, float]] = self._read()
         self._warned: set[str] = set()
+        self._is_saved, self._is_save_asked = True, False
 
     def seen(self, client_id: str, address: str) -> bool:
         """Take note of a name and where it came from; warns in the log, once a name.
 
         Returns:
-            Whether the record should be saved.
+            Whether ``save`` is to be called; not again while a call that will hold this one is on its way: a crowd
+            that arrives at once costs one write.
         """
         with self._lock:
             now = self._now()
@@ -65,13 +67,16 @@ class Clients:
                 del addresses[next(iter(addresses))]
             while len(self._seen) > MOST_NAMES:
                 del self._seen[next(iter(self._seen))]
+            self._is_saved &= not is_due
+            to_save = not self._is_saved and not self._is_save_asked
+            self._is_save_asked |= to_save
             warning = self._warning(client_id)
             is_new = warning is not None and client_id not in self._warned
             if is_new:
                 self._warned.add(client_id)
         if is_new:
             logger.warning("%s", warning)
-        return is_due
+        return to_save
 
     def warnings(self) -> list[str]:
         """A sentence for each name that does not tell annotators apart, with what to do."""
@@ -79,9 +84,15 @@ class Clients:
             found = (self._warning(client_id) for client_id in self._seen)
             return [warning for warning in found if warning is not None]
 
+    def postpone_save(self) -> None:
+        """Nobody could be found to call ``save``: the next one seen asks for it again."""
+        with self._lock:
+            self._is_save_asked = False
+
     def save(self) -> None:
         """Write the record; a disk that refuses costs nothing but the warning after a restart."""
         with self._lock:
+            self._is_saved, self._is_save_asked = True, False
             content = {client_id: dict(addresses) for client_id, addresses in self._seen.items()}
         try:
             self._path.parent.mkdir(exist_ok=True)

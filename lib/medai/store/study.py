@@ -56,7 +56,7 @@ from medai.store.names import (
 )
 from medai.store.pending import PendingLabel
 from medai.store.scan_identity import ScanIdentities
-from medai.store.snapshot import StudyCase, StudyLabel, build_snapshot, unusable_scan, with_found_files
+from medai.store.snapshot import SnapshotBuilder, StudyCase, StudyLabel, unusable_scan, with_found_files
 from medai.store.study_index import DamagedIndexError, RawIndex, StudyIndex
 from medai.store.tombstones import Tombstone, Tombstones
 
@@ -100,6 +100,7 @@ class StudyStore:
         self._sources: tuple[object, ...] = ()
         self._tags: list[str] = []
         self._cases: dict[str, StudyCase] = {}
+        self._snapshots = SnapshotBuilder(self.extensions)
         self.tombstones = Tombstones(self.folder)
         self._identities = ScanIdentities(self.folder)
         # Told of each scan that is deleted or replaced, with its id and where it lay.
@@ -540,9 +541,7 @@ class StudyStore:
             sources = (raw, images, *label_names.values())
             same = len(sources) == len(self._sources) and all(map(operator.is_, sources, self._sources))
             if not same or tags != self._tags:
-                self._cases = build_snapshot(
-                    raw, image_names=images, label_names=label_names, extensions=self.extensions
-                )
+                self._cases = self._snapshots.build(raw, image_names=images, label_names=label_names)
                 self._last_raw, self._sources, self._tags = raw, sources, tags
             return self._cases
 

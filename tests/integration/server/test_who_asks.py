@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 
 import pytest
+from fastapi import HTTPException
 from tests.integration.server.conftest import Served
 
 from medai.server.access import LONGEST_CLIENT_ID
@@ -86,6 +88,7 @@ def test_one_name_from_two_addresses_is_warned_of_once_and_remembered(
     with caplog.at_level(logging.WARNING):
         assert clients.seen("anna", "10.0.0.4")
         assert clients.warnings() == []
+        clients.save()
         assert clients.seen("anna", "10.0.0.5")
         assert not clients.seen("anna", "10.0.0.5")
         clients.seen("ben", "10.0.0.6")
@@ -95,6 +98,33 @@ def test_one_name_from_two_addresses_is_warned_of_once_and_remembered(
     assert len(again.warnings()) == 1
     assert "10.0.0.4, 10.0.0.5" in again.warnings()[0]
     assert Clients(tmp_path, now=lambda: 1000.0 + 8 * 24 * 3600).warnings() == []
+
+
+def test_a_crowd_that_arrives_at_once_is_written_once(tmp_path) -> None:
+    (tmp_path / ".medai").mkdir()
+    clients = Clients(tmp_path)
+    assert [clients.seen(f"reader{number}", "10.0.0.4") for number in range(40)] == [True, *[False] * 39]
+    clients.postpone_save()
+    assert clients.seen("reader0", "10.0.0.4")
+    clients.save()
+    assert len(json.loads((tmp_path / ".medai" / "clients.json").read_text())) == 40
+    assert not clients.seen("reader0", "10.0.0.4")
+
+
+def test_nobody_is_refused_because_a_name_cannot_be_written_now(shared: Served, monkeypatch) -> None:
+    lanes, clients = shared.client.app.state.lanes, shared.app.clients  # type: ignore[attr-defined]
+    submit = lanes.submit
+
+    def refuse_saving(lane, function, *args, **kwargs):
+        if function == clients.save:
+            raise HTTPException(HTTPStatus.TOO_MANY_REQUESTS, "waiting already")
+        return submit(lane, function, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes, "submit", refuse_saving)
+        reply = shared.client.post("/activelearning/first", json={"client_id": "newcomer"})
+    assert reply.status_code == HTTPStatus.OK
+    assert clients.seen("newcomer", "testclient")
 
 
 def test_names_and_addresses_are_bounded_and_a_damaged_record_is_started_anew(tmp_path) -> None:

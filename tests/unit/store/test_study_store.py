@@ -1,5 +1,6 @@
 """The study store on a folder of tiny stand-in files: it never looks inside a scan."""
 
+import itertools
 import json
 import os
 import time
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from medai.errors import ConflictError, InputError, NotFoundError, StorageError
-from medai.store.listing import FolderListing
+from medai.store.listing import FINE_TICK_S, FolderListing
 from medai.store.study import StudyStore
 
 
@@ -282,6 +283,20 @@ class TestListing:
         first = listing.files()
         monkeypatch.setattr(os, "scandir", lambda _: pytest.fail("listed again"))
         assert listing.files() is first
+
+    def test_a_folder_that_changes_all_the_time_is_listed_once_a_change(self, tmp_path, monkeypatch):
+        listing = FolderListing(tmp_path)
+        clock_s = itertools.count(1000.0, 2 * FINE_TICK_S)
+        monkeypatch.setattr("medai.store.listing.time.monotonic", lambda: next(clock_s))
+        for name in ("a", "b", "c"):
+            (tmp_path / name).write_bytes(b"")
+            stamp_ns = 1_700_000_000_000_000_001 + (4 << 40) + ord(name)
+            os.utime(tmp_path, ns=(stamp_ns, stamp_ns))
+            assert name in listing.files()
+            listing.files()
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "scandir", lambda _: pytest.fail("listed again"))
+                assert name in listing.files()
 
     def test_a_change_within_the_clock_tick_of_a_listing_is_seen(self, tmp_path):
         (tmp_path / "a").write_bytes(b"")
