@@ -7,10 +7,12 @@ scan shows a nodule in few voxels, but those are large.
 
 from __future__ import annotations
 
-LEAST_VOXELS, LEAST_VOLUME_MM3 = 4, 5.0
+import math
+
+LEAST_VOXELS, LEAST_VOLUME_MM3 = 2, 5.0
 """Less is no nodule on any grid: 5 mm³ is a ball of 2.1 mm."""
-FEW_VOXELS, LEAST_OF_FEW_MM3 = 8, 20.0
-"""So few voxels are one only where they are so large: a ball of 3.4 mm."""
+FEW_VOXELS, LEAST_OF_FEW_MM3 = 8, math.pi / 12 * 3.0**3
+"""So few voxels are one only where they are large: half of a ball of 3 mm, the least that is outlined as a nodule."""
 
 
 def is_crumb(voxels: int, voxel_volume_mm3: float) -> bool:
