@@ -104,7 +104,11 @@ def round_percent(row: dict[str, Any]) -> int:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("task", ["nodule_click", "nodule_detection", "nodule_classification"])
+@pytest.mark.parametrize(
+    "task",
+    # A detector's training with its judgement on whole scans takes four minutes.
+    ["nodule_click", pytest.param("nodule_detection", marks=pytest.mark.slow), "nodule_classification"],
+)
 def test_every_family_learns_from_what_was_submitted(client, task: str):
     before = client.info()["trainers"][task]
     assert before["description"]
