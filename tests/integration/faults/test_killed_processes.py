@@ -208,8 +208,8 @@ def test_rollbacks_killed_leave_a_whole_champion(victims, tmp_path, kills, rng, 
 @pytest.mark.parametrize(
     ("stages", "kills"),
     [
-        # A training takes seconds, so that a few kills go round the stages.
-        pytest.param(("judge champion", "train", "judge challenger"), FEW, id="few"),
+        pytest.param(("judge champion",), 1, id="one"),
+        pytest.param(("judge champion", "train", "judge challenger"), FEW, id="few", marks=pytest.mark.slow),
         pytest.param(("train",), MANY, id="many-train", marks=pytest.mark.slow),
         pytest.param(("judge champion", "judge challenger"), MANY, id="many-evaluate", marks=pytest.mark.slow),
     ],

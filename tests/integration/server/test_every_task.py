@@ -106,8 +106,12 @@ def round_percent(row: dict[str, Any]) -> int:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "task",
-    # A detector's training with its judgement on whole scans takes four minutes.
-    ["nodule_click", pytest.param("nodule_detection", marks=pytest.mark.slow), "nodule_classification"],
+    # With their judgement on whole scans these take minutes; tests/e2e/test_loop_story.py trains the click network.
+    [
+        pytest.param("nodule_click", marks=pytest.mark.slow),
+        pytest.param("nodule_detection", marks=pytest.mark.slow),
+        "nodule_classification",
+    ],
 )
 def test_every_family_learns_from_what_was_submitted(client, task: str):
     before = client.info()["trainers"][task]
