@@ -24,6 +24,7 @@ from medai.server.child_process import ServerProcess, start_medai, start_stock
 FULL_SHAPE_IJK = (512, 512, 300)
 _SMALL_STUDY_CASES = 4
 _WARM_UP_CASE = "warm_up"
+_WARM_UP_MARGIN = (40, 40, 20)
 _IDLE_PROBES = 100
 _PROBE_PAUSE_S = 0.02
 
@@ -45,11 +46,11 @@ def bench_click(image: Path | None = None, *, repeats: int = 5) -> dict[str, Any
         study.mkdir()
         scan, centres_ijk = _prepare_scan(study, image)
         decode_s, scan_mb = _time_decoding(scan)
-        _add_warm_up_case(study, scan)
+        warm_up_ijk = _add_warm_up_case(study, scan, centres_ijk[0])
         case_id = scan.name.split(".")[0]
         with start_medai(study) as server:
             # Models are loaded once a server, not once a scan: a click on another scan gets that out of the figures.
-            _time_click(server, _WARM_UP_CASE, (32, 32, 16))
+            _time_click(server, _WARM_UP_CASE, warm_up_ijk)
             idle_mb = server.peak_rss_mb()
             first_click_s = _time_click(server, case_id, centres_ijk[0])
             warm = [_time_click(server, case_id, centres_ijk[n % len(centres_ijk)]) for n in range(repeats)]
@@ -124,15 +125,21 @@ def _prepare_scan(study: Path, image: Path | None) -> tuple[Path, list[tuple[int
     return target, [(round(float(c[0])), round(float(c[1])), round(float(c[2]))) for c in centres]
 
 
-def _add_warm_up_case(study: Path, scan: Path) -> None:
-    """A small piece of the scan as a case of its own."""
+def _add_warm_up_case(study: Path, scan: Path, centre_ijk: tuple[int, int, int]) -> tuple[int, int, int]:
+    """A small piece of the scan around a nodule as a case of its own; returns where the nodule is in it.
+
+    A corner of a scan is air alone, on which no model answers.
+    """
     from medai.geometry import IndexBox
     from medai.volume_io.readers import read_volume
     from medai.volume_io.writers import write_volume
 
     volume = read_volume(scan)
-    box = IndexBox(start_ijk=(0, 0, 0), stop_ijk=(64, 64, 32)).clip(volume.geometry.shape_ijk)
+    around = IndexBox(start_ijk=centre_ijk, stop_ijk=(centre_ijk[0] + 1, centre_ijk[1] + 1, centre_ijk[2] + 1))
+    box = around.expand(_WARM_UP_MARGIN).clip(volume.geometry.shape_ijk)
     write_volume(volume.crop(box), study / f"{_WARM_UP_CASE}.nii.gz")
+    i, j, k = (c - start for c, start in zip(centre_ijk, box.start_ijk, strict=True))
+    return i, j, k
 
 
 def _prepare_training_study(study: Path) -> str:
