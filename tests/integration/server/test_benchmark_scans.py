@@ -14,7 +14,9 @@ from medai.volume_io.writers import write_volume
 
 
 def test_the_scan_that_warms_the_server_up_is_a_piece_of_a_chest_with_the_nodule(tmp_path: Path):
-    phantom = make_phantom(PhantomConfig(shape_ijk=(160, 150, 60)), np.random.default_rng(1))
+    phantom = make_phantom(
+        PhantomConfig(shape_ijk=(200, 190, 90), spacing_mm=(1.7, 1.6, 2.5)), np.random.default_rng(1)
+    )
     write_volume(phantom.volume, tmp_path / "bench.nii.gz")
     i, j, k = (round(float(c)) for c in phantom.volume.geometry.ras_to_ijk(phantom.nodules[0].centre_ras_mm))
     place_ijk = _add_warm_up_case(tmp_path, tmp_path / "bench.nii.gz", (i, j, k))
