@@ -24,7 +24,7 @@ from medai.server.child_process import ServerProcess, start_medai, start_stock
 FULL_SHAPE_IJK = (512, 512, 300)
 _SMALL_STUDY_CASES = 4
 _WARM_UP_CASE = "warm_up"
-_WARM_UP_MARGIN = (40, 40, 20)
+_WARM_UP_MARGIN_IJK = (40, 40, 20)
 _IDLE_PROBES = 100
 _PROBE_PAUSE_S = 0.02
 
@@ -136,7 +136,7 @@ def _add_warm_up_case(study: Path, scan: Path, centre_ijk: tuple[int, int, int])
 
     volume = read_volume(scan)
     around = IndexBox(start_ijk=centre_ijk, stop_ijk=(centre_ijk[0] + 1, centre_ijk[1] + 1, centre_ijk[2] + 1))
-    box = around.expand(_WARM_UP_MARGIN).clip(volume.geometry.shape_ijk)
+    box = around.expand(_WARM_UP_MARGIN_IJK).clip(volume.geometry.shape_ijk)
     write_volume(volume.crop(box), study / f"{_WARM_UP_CASE}.nii.gz")
     i, j, k = (c - start for c, start in zip(centre_ijk, box.start_ijk, strict=True))
     return i, j, k

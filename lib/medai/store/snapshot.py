@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,15 @@ class StudyCase:
         return self.case_id + self.extension
 
 
+_NO_ENTRY: Mapping[str, Any] = {"image": {}}
+
+
 @dataclass(frozen=True, slots=True)
 class _Former:
     """A case with all that it was made from."""
 
     entry: Mapping[str, Any]
-    extension: str
-    extensions_of_tag: Mapping[str, Sequence[str]] | None
-    indexed: tuple[str, ...]
+    files: tuple[object, ...]
     case: StudyCase
 
 
@@ -72,7 +73,7 @@ class SnapshotBuilder:
 
     def __init__(self, extensions: Sequence[str]) -> None:
         self._extensions = tuple(extensions)
-        self._image_names: Iterable[str] | None = None
+        self._image_names: frozenset[str] | None = None
         self._found: dict[str, str] = {}
         self._former: dict[str, _Former] = {}
 
@@ -100,28 +101,19 @@ class SnapshotBuilder:
         found_labels = _found_labels(label_names, image_extensions)
         former, self._former, cases = self._former, {}, {}
         for case_id in sorted(image_extensions):
-            entry, found = objects.get(case_id, _NO_ENTRY), found_labels.get(case_id)
+            entry, found = objects.get(case_id, _NO_ENTRY), found_labels.get(case_id, {})
             extension, indexed = image_extensions[case_id], _indexed(case_id, entry, label_names)
-            known = former.get(case_id)
-            if not (
-                known is not None
-                and known.entry is entry
-                and known.extension == extension
-                and known.extensions_of_tag == found
-                and known.indexed == indexed
-            ):
+            files, known = (extension, found, indexed), former.get(case_id)
+            if known is None or known.entry is not entry or known.files != files:
                 case = StudyCase(
                     case_id=case_id,
                     extension=extension,
                     info=_info(entry["image"], case_id + extension),
-                    labels=_labels(case_id, entry, found or {}, indexed),
+                    labels=_labels(case_id, entry, found, indexed),
                 )
-                known = _Former(entry, extension, found, indexed, case)
+                known = _Former(entry, files, case)
             self._former[case_id], cases[case_id] = known, known.case
         return cases
-
-
-_NO_ENTRY: Mapping[str, Any] = {"image": {}}
 
 
 def with_found_files(raw: RawIndex, cases: Mapping[str, StudyCase]) -> RawIndex:

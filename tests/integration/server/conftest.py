@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.datastructures import State
 from tests.support.fake_models import BoxClicks, FixedCandidates, FixedRatings, SwappableRegistry
 from tests.support.oidc_issuer import OidcIssuer, Person
 
@@ -65,8 +67,13 @@ class Served:
 
     @property
     def app(self) -> MedaiApp:
-        app: MedaiApp = self.client.app.state.medai  # type: ignore[attr-defined]
+        app: MedaiApp = self.state.medai
         return app
+
+    @property
+    def state(self) -> State:
+        """What the server keeps beside the app; the test client knows its app as any callable."""
+        return cast(FastAPI, self.client.app).state
 
     def click(self, case_id: str = "case.axial", **params: Any) -> Any:
         import json

@@ -120,7 +120,7 @@ def test_uploaded_scans_never_lie_in_the_studys_cache(tmp_path: Path) -> None:
         assert one.click().status_code == HTTPStatus.OK
         assert len(cached(one)) == 1
         assert [path.name for path in (one.app.state_folder / "tmp").rglob("*") if path.is_file()] == [
-            Path(one.client.app.state.temporary._lock.lock_file).name  # type: ignore[attr-defined]
+            Path(one.state.temporary._lock.lock_file).name
         ]
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_session_is_no_session(served: Served) -> None:
 
 
 def test_uploads_under_way_are_bounded(shared: Served, tmp_path: Path) -> None:
-    slots = shared.client.app.state.uploads  # type: ignore[attr-defined]
+    slots = shared.state.uploads
     content = (shared.study / "case.axial.nii.gz").read_bytes()
     with slots.hold() as slot:
         slot.take(4 * slots.largest_bytes)

@@ -112,7 +112,7 @@ def test_a_crowd_that_arrives_at_once_is_written_once(tmp_path) -> None:
 
 
 def test_nobody_is_refused_because_a_name_cannot_be_written_now(shared: Served, monkeypatch) -> None:
-    lanes, clients = shared.client.app.state.lanes, shared.app.clients  # type: ignore[attr-defined]
+    lanes, clients = shared.state.lanes, shared.app.clients
     submit = lanes.submit
 
     def refuse_saving(lane, function, *args, **kwargs):
